@@ -1,0 +1,107 @@
+"""The command line: `distill train --recipe NAME`. Thin: it reads arguments, calls, and turns errors into messages and exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+from distill import __version__
+from distill.errors import DistillError, RecipeError
+
+_TRAIN_HELP = """\
+examples:
+  distill train --recipe r50_to_r18
+  distill train --recipe r50_to_r18 losses.kd.temperature=2 train.epochs=3 seed=1
+  distill train --recipe r50_to_r18 data.source=imagefolder data.root=~/pictures data.image_size=64
+  distill train --recipe mine.yaml --plugin my_loss.py
+  accelerate launch distill/run.py --recipe r50_to_r18        the same, on any number of GPUs
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command and returns its exit code: 0, or 1 failed, 2 wrong recipe or usage, 3 unusable data, 4 diverged, 130 interrupted."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except DistillError as error:
+        if _is_main() or not isinstance(error, RecipeError):  # a wrong recipe is found out by all processes alike
+            _print_error(str(error), options)
+        return error.exit_code
+    except KeyboardInterrupt:
+        _print_error("interrupted", options)
+        return 130
+    except Exception as error:
+        if not _wants_traceback(options):
+            _print_error(
+                f"unexpected {type(error).__name__}: {error}\n(the traceback is shown with --traceback; this is a defect, please report it)", options
+            )
+            return 1
+        raise
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="distill", description="A small student learns from a big teacher, and is compared with the same student alone."
+    )
+    parser.add_argument("--version", action="version", version=f"distill {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    train = commands.add_parser(
+        "train", help="train the student of a recipe", epilog=_TRAIN_HELP, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    train.add_argument("--recipe", metavar="NAME|FILE", help="a shipped recipe's name, a YAML file, or a run's folder")
+    train.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="change a value of the recipe; ~KEY removes it")
+    train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="the same as a plain KEY=VALUE; may be repeated")
+    train.add_argument("--plugin", action="append", default=[], metavar="FILE|MODULE", help="your own losses or data sources; may be repeated")
+    train.add_argument("--dry-run", action="store_true", help="show the resolved recipe and where each value comes from, and stop")
+    train.add_argument("--traceback", action="store_true", help="show the traceback of an error")
+    train.set_defaults(run=_train)
+    return parser
+
+
+def _train(options: argparse.Namespace) -> None:
+    from distill.recipe_files import read_draft
+
+    overrides = [*options.overrides, *options.set]
+    if options.recipe is None:
+        if not overrides or "=" in overrides[0] or overrides[0].startswith("~"):
+            raise RecipeError("which recipe? say --recipe NAME, such as --recipe r50_to_r18")
+        options.recipe, *overrides = overrides
+    draft = read_draft(options.recipe, overrides)
+
+    from distill.job import check, run_job  # late: torch takes seconds to import, and a wrong recipe name needs none of it
+    from distill.resolve import Catalogue
+
+    catalogue = Catalogue([*options.plugin, *filter(None, os.environ.get("DISTILL_PLUGINS", "").split(os.pathsep))])
+    recipe = check(draft, catalogue)
+    if options.dry_run:
+        _show(draft, recipe)
+    else:
+        run_job(draft, recipe, catalogue)
+
+
+def _show(draft, recipe) -> None:
+    from distill.recipe_files import explain
+
+    rows = [(path, str(value), str(origin)) for path, value, origin in explain(draft, recipe)]
+    widths = [max(len(row[column]) for row in rows) for column in range(2)]
+    for path, value, origin in rows:
+        print(f"{path:<{widths[0]}}  {value:<{min(40, widths[1])}}  {origin}")
+
+
+def _wants_traceback(options: argparse.Namespace) -> bool:
+    return options.traceback or bool(os.environ.get("DISTILL_DEBUG"))
+
+
+def _is_main() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _print_error(message: str, options: argparse.Namespace) -> None:
+    if _wants_traceback(options):
+        traceback.print_exc()
+    who = "" if _is_main() else f" (process {os.environ['RANK']})"
+    print(f"error{who}: {message}", file=sys.stderr, flush=True)

@@ -1,0 +1,53 @@
+"""A model together with what it needs to answer for raw pictures: its normalisation, its precision, and the hooks on its features."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from distill.models.hooks import FeatureHooks
+from distill.structures import Outputs
+
+
+class Network(nn.Module):
+    """Teacher and student alike: uint8 pictures in, float32 logits and the features that were asked for out.
+
+    The normalisation lives here and not in the loader, because teacher and student may each expect their own. Its buffers are not part of the
+    state dict, and `model` keeps its plain keys.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        layers: Sequence[str] = (),
+        aliases: Mapping[str, str] | None = None,
+        autocast_dtype: torch.dtype | None = None,
+        channels_last: bool = True,
+    ):
+        """mean, std: [3] of the pictures in [0, 1]. autocast_dtype: None for the model's own precision. Raises RecipeError for an unknown layer."""
+        super().__init__()
+        self.model, self.autocast_dtype = model, autocast_dtype
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.register_buffer("mean", 255 * torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("scale", 1 / (255 * torch.tensor(std).view(1, 3, 1, 1)), persistent=False)
+        self.hooks = FeatureHooks(model, layers, aliases or {})
+
+    def like(self, model: nn.Module) -> Network:
+        """Another model of the same kind, such as a moving average, seen through the same normalisation; without hooks."""
+        copy = Network(
+            model, mean=(0.0,) * 3, std=(1.0,) * 3, autocast_dtype=self.autocast_dtype, channels_last=self.memory_format == torch.channels_last
+        )
+        copy.mean, copy.scale = self.mean, self.scale
+        return copy
+
+    def forward(self, images: Tensor) -> Outputs:
+        """[N, 3, H, W] uint8 -> logits [N, K] float32 (float64 in a float64 network) and the features by name."""
+        pixels = images.to(self.mean.dtype, memory_format=self.memory_format).sub_(self.mean).mul_(self.scale)
+        with torch.autocast(images.device.type, dtype=self.autocast_dtype, enabled=self.autocast_dtype is not None):
+            logits = self.model(pixels)
+        return Outputs(logits.to(self.mean.dtype), self.hooks.pop())

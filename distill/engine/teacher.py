@@ -1,0 +1,19 @@
+"""The teacher: frozen, in eval mode whatever its surroundings do, asked without gradient, and kept out of everything that is trained or saved."""
+
+from __future__ import annotations
+
+import torch
+
+from distill.engine.network import Network
+from distill.structures import Batch, Outputs
+
+
+class Teacher:
+    """A network that only answers. Not a Module, so that no `.train()`, optimizer, DDP or checkpoint can reach it."""
+
+    def __init__(self, network: Network):
+        self.network = network.eval().requires_grad_(False)
+
+    @torch.no_grad()  # not inference_mode: autograd refuses to save inference tensors for the student's backward
+    def __call__(self, batch: Batch) -> Outputs:
+        return self.network(batch.images)

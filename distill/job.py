@@ -1,0 +1,207 @@
+"""The main job: a teacher, the student alone, the distilled student, and the table that compares them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+
+from distill import record
+from distill.build.check import find_problems
+from distill.build.pieces import build_pieces, rehearse
+from distill.build.source import open_source
+from distill.build.trainer import plan_run
+from distill.data.sources.base import DataSource
+from distill.engine.costs import Costs, measure_costs
+from distill.engine.runtime import resolve_precision, use_all_cores
+from distill.errors import DistillError
+from distill.recipe import LossEntry, Recipe
+from distill.recipe_files import Draft, read_draft
+from distill.report.console import duration, make_console, print_result
+from distill.report.table import compare_runs, result_table, verdict
+from distill.resolve import Catalogue
+from distill.teacher_store import TeacherStore, teacher_recipe
+from distill.training_run import Job, run_fingerprint, status_of, train_run
+
+
+def train(recipe: str, overrides: Sequence[str] = (), plugins: Sequence[str] = ()) -> Path:
+    """Does the whole job of a recipe, as `distill train` does, and returns the run's folder. Raises DistillError."""
+    catalogue = Catalogue(plugins)
+    draft = read_draft(recipe, overrides)
+    return run_job(draft, check(draft, catalogue), catalogue)
+
+
+def check(draft: Draft, catalogue: Catalogue) -> Recipe:
+    """The valid recipe. Raises one RecipeError with everything that is wrong with it."""
+    return draft.finish(find_problems(draft.values, catalogue))
+
+
+def run_job(draft: Draft, recipe: Recipe, catalogue: Catalogue) -> Path:
+    """Trains what is missing, compares, shows the result, and returns the run's folder."""
+    use_all_cores()
+    state = PartialState()
+    job = Job(catalogue, state, make_console(is_main=state.is_main_process))
+    name = recipe.run_name or f"{draft.name.replace('/', '-')}-seed{recipe.seed}"
+    folder = _agree_on_folder(recipe, name, job, is_fixed=recipe.run_name is not None)
+    try:
+        with status_of(folder, job):
+            source = open_source(recipe.data, catalogue)
+            preparation = _prepare(recipe, source, job)
+            _announce(preparation, folder.path, source, job)
+            summary = _do(preparation, folder, source, job)
+    finally:
+        folder.close()
+    print_result(result_table(summary), is_main=job.is_main)
+    print_result(summary.get("verdict", ""), is_main=job.is_main)
+    job.console.print(f"the student is {folder.path / record.WEIGHTS_FILE}; all numbers are in {folder.path / record.SUMMARY_FILE}")
+    return folder.path
+
+
+def control_recipe(recipe: Recipe, catalogue: Catalogue) -> Recipe:
+    """The same student alone: cross-entropy at weight 1, all else equal."""
+    own = {label: entry for label, entry in recipe.losses.items() if not catalogue.get("losses", entry.name(label)).needs_teacher}
+    losses = {label: entry.model_copy(update={"weight": 1.0}) for label, entry in own.items()} or {"ce": LossEntry()}
+    return recipe.model_copy(update={"teacher": None, "control": False, "losses": losses})
+
+
+@dataclass(frozen=True)
+class _Preparation:
+    """What this job has to do, found out before anything long begins, when every network and loss has been built and tried once."""
+
+    recipe: Recipe
+    costs: Mapping[str, Costs]  # of "student" and "teacher"
+    teacher: Recipe | None  # the recipe of a teacher of our own making
+    known_teacher: dict[str, Any] | None  # the summary of that teacher, if it is there
+    control: Recipe | None
+    finished_control: Path | None
+
+
+def _prepare(recipe: Recipe, source: DataSource, job: Job) -> _Preparation:
+    """Raises RecipeError or DataError for whatever would fail later."""
+    plan_run(recipe, source, job.state.num_processes)
+    costs = _rehearse(recipe, source, job)
+    teacher = known_teacher = control = finished = None
+    if recipe.teacher is not None and recipe.teacher.weights == "train":
+        teacher, store = teacher_recipe(recipe, job), TeacherStore()
+        plan_run(teacher, source, job.state.num_processes)
+        known_teacher = store.find(store.path(teacher, source))
+    if recipe.control and recipe.teacher is not None:
+        control = control_recipe(recipe, job.catalogue)
+        finished = _find_finished(control, source, job)
+    return _Preparation(recipe, costs, teacher, known_teacher, control, finished)
+
+
+def _rehearse(recipe: Recipe, source: DataSource, job: Job) -> dict[str, Costs]:
+    """Builds everything with initial weights, takes one step, and measures the networks."""
+    precision = resolve_precision(recipe.train.precision, job.state.device)
+    pieces = build_pieces(recipe, job.catalogue, source, device=job.state.device, precision=precision, weights={})
+    rehearse(pieces, source)
+    networks = {"student": pieces.distiller.student} | ({"teacher": pieces.teacher.network} if pieces.teacher else {})
+    return {role: measure_costs(network, source.image_size) for role, network in networks.items()}
+
+
+def _find_finished(control: Recipe, source: DataSource, job: Job) -> Path | None:
+    """A finished run that is this control in everything that matters, whatever it is called."""
+    wanted = run_fingerprint(control, source, job)
+    found = [None]
+    if job.is_main:
+        runs = record.finished_runs(Path(control.runs_dir))
+        found = [next((path for path, summary in runs if summary.get("fingerprint") == wanted), None)]
+    return broadcast_object_list(found)[0]
+
+
+def _agree_on_folder(recipe: Recipe, name: str, job: Job, *, is_fixed: bool) -> record.RunFolder:
+    """A folder for the run, chosen and locked by the first process, which tells the others; also if it can't be had."""
+    outcome: list[Any] = [None]
+    if job.is_main:
+        try:
+            folder = record.RunFolder(record.choose_run_folder(Path(recipe.runs_dir), name, is_fixed=is_fixed))
+            folder.open()
+            outcome = [folder.path]
+        except DistillError as error:
+            outcome = [error]
+    chosen = broadcast_object_list(outcome)[0]
+    if isinstance(chosen, DistillError):
+        raise chosen
+    return folder if job.is_main else record.RunFolder(chosen)
+
+
+def _announce(preparation: _Preparation, path: Path, source: DataSource, job: Job) -> None:
+    """Says what will be done and about how long it takes, from the speed just measured."""
+    recipe, sizes = preparation.recipe, " / ".join(f"{len(part):,}" for part in (source.train, source.val, source.test))
+    precision = resolve_precision(recipe.train.precision, job.state.device)
+    job.console.print(f"[bold]{path.name}[/bold]: {recipe.description}")
+    job.console.print(f"data: {recipe.data.source}, {source.image_size} px, {sizes} pictures to train / validate / test. {source.note}")
+    job.console.print(f"on: {job.state.num_processes} process(es), {job.state.device.type}, {precision}")
+    total = 0.0
+    for number, (what, seconds) in enumerate(_steps(preparation, source, job), start=1):
+        total += seconds
+        job.console.print(f"  {number}. {what}" + (f", about {duration(seconds)}" if seconds else ""))
+    job.console.print(f"  about {duration(total)} in all")
+
+
+def _steps(preparation: _Preparation, source: DataSource, job: Job) -> Iterator[tuple[str, float]]:
+    """(what, about how many seconds) of each thing to do."""
+    recipe, costs = preparation.recipe, preparation.costs
+    if recipe.teacher is not None:
+        if preparation.teacher is None:
+            yield f"load the teacher {recipe.teacher.model}, weights {recipe.teacher.weights}", 0.0
+        elif preparation.known_teacher is not None:
+            yield f"use the teacher {recipe.teacher.model} again that was trained on {preparation.known_teacher['created'][:10]}", 0.0
+        else:
+            seconds = _seconds(preparation.teacher, source, job, costs["teacher"])
+            yield f"train the teacher {recipe.teacher.model} for {preparation.teacher.train.epochs} epochs, once: it is kept for later runs", seconds
+    if preparation.finished_control is not None:
+        yield f"use the student alone again from {preparation.finished_control}", 0.0
+    elif preparation.control is not None:
+        yield (
+            f"train the student {recipe.student.model} alone for {recipe.train.epochs} epochs, to compare with",
+            _seconds(recipe, source, job, costs["student"]),
+        )
+    terms = " + ".join(f"{entry.weight:g} {label}" for label, entry in recipe.losses.items())
+    yield (
+        f"train the student {recipe.student.model} for {recipe.train.epochs} epochs on {terms}",
+        _seconds(recipe, source, job, costs["student"], costs.get("teacher")),
+    )
+
+
+def _seconds(recipe: Recipe, source: DataSource, job: Job, student: Costs, teacher: Costs | None = None) -> float:
+    plan = plan_run(recipe, source, job.state.num_processes)
+    num_images = plan.images_seen(recipe.data.global_batch_size) / job.state.num_processes
+    scored = (plan.num_epochs * len(source.val) + len(source.test)) / job.state.num_processes
+    seconds = student.training_seconds(num_images) + scored / student.images_per_second
+    return seconds + (num_images / teacher.images_per_second if teacher else 0)
+
+
+def _do(preparation: _Preparation, folder: record.RunFolder, source: DataSource, job: Job) -> dict[str, Any]:
+    """Trains what has to be trained; returns the summary of the main run, with the student alone in it where there is one."""
+    recipe, costs, weights = preparation.recipe, preparation.costs, None
+    if preparation.teacher is not None:
+        weights = TeacherStore().get_or_train(preparation.teacher, source, job, {"student": costs["teacher"]})
+    alone = preparation.finished_control
+    if alone is None and preparation.control is not None:
+        alone = _train_control(preparation.control, f"{folder.path.name}-alone", source, job, costs)
+    summary = train_run(recipe, folder.path.name, folder, source, job, costs=costs, teacher_weights=weights)
+    if alone is not None:
+        difference = compare_runs(folder.path, alone)
+        row = record.read_json(alone / record.SUMMARY_FILE)["alone"] | {"run": alone.name}
+        row["images_per_second"] = summary["distilled"]["images_per_second"]  # the same network: one measurement, not two that differ by noise
+        summary |= {"alone": row, "difference": difference._asdict()}
+        summary["verdict"] = verdict(summary, difference)
+        if job.is_main:
+            folder.write_json(record.SUMMARY_FILE, summary)
+    return summary
+
+
+def _train_control(control: Recipe, name: str, source: DataSource, job: Job, costs: Mapping[str, Costs]) -> Path:
+    folder = _agree_on_folder(control, name, job, is_fixed=False)
+    try:
+        with status_of(folder, job):
+            train_run(control, folder.path.name, folder, source, job, costs=costs)
+    finally:
+        folder.close()
+    return folder.path

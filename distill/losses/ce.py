@@ -1,0 +1,29 @@
+"""Cross-entropy with the labels: what a student alone learns from, and the anchor of most distillation."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from distill.errors import RecipeError
+from distill.losses.base import DistillLoss
+from distill.structures import Batch, Outputs
+
+
+class CrossEntropy(DistillLoss):
+    """-sum_k q_k log softmax(s)_k, mean over the batch, with q the label, smoothed by `label_smoothing` = e: q = (1 - e) onehot + e / K.
+
+    Works on labels [N] and on soft labels [N, K]. Smoothing: Szegedy et al., 2016, arXiv 1512.00567.
+    """
+
+    needs_teacher = False
+
+    def __init__(self, label_smoothing: float = 0.0):
+        """Raises RecipeError unless 0 <= label_smoothing < 1."""
+        super().__init__()
+        if not 0 <= label_smoothing < 1:
+            raise RecipeError(f"label_smoothing must be at least 0 and below 1, got {label_smoothing}")
+        self.label_smoothing = label_smoothing
+
+    def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Tensor:
+        return F.cross_entropy(student.logits, batch.labels, label_smoothing=self.label_smoothing)

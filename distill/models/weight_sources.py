@@ -1,0 +1,99 @@
+"""Where weights come from: a file, a run folder, torchvision:TAG or timm:NAME. Nothing here touches a network that is to be loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from distill.errors import DataError, RecipeError
+from distill.models.resnet import RESNETS
+from distill.suggestion import did_you_mean
+from distill.models.weight_files import file_sha256, read_weight_file, tensors_sha256
+from distill.models.zoo import model_exists
+
+_STUDENT_FILE = "student.safetensors"
+
+
+@dataclass(frozen=True)
+class WeightsSource:
+    """Tensors as they are in the source, and what pictures they were trained on; None where a file does not say."""
+
+    tensors: dict[str, Tensor]
+    sha256: str  # of the file, or of the tensors where a library hands them over
+    mean: tuple[float, ...] | None = None  # per channel, of pictures in [0, 1]
+    std: tuple[float, ...] | None = None
+    image_size: int | None = None  # pixels
+
+
+def read_source(source: str, model_name: str) -> WeightsSource:
+    """Reads any source. Raises RecipeError for a tag that does not exist, DataError for what can't be read or downloaded."""
+    library, _, tag = source.partition(":")
+    if library == "torchvision":
+        return _from_torchvision(tag, model_name)
+    if library == "timm":
+        return _from_timm(tag)
+    path = Path(source).expanduser()
+    if path.is_dir():
+        path /= _STUDENT_FILE
+        if not path.is_file():
+            raise DataError(f"weights {source!r}: the folder has no {_STUDENT_FILE}; name a finished run's folder, or a file")
+    elif not path.exists():
+        hint = did_you_mean(library, ("torchvision", "timm")) if tag else ""
+        raise DataError(f"weights {source!r}: there is no such file or folder, and it is not torchvision:TAG or timm:NAME{hint}")
+    return WeightsSource(read_weight_file(path), file_sha256(path))
+
+
+def _from_torchvision(tag: str, model_name: str) -> WeightsSource:
+    from torchvision.models import get_model_weights
+
+    family, _, plain = model_name.rpartition("/")
+    if family not in ("", "torchvision") or (not family and plain not in RESNETS):
+        raise RecipeError(f"weights 'torchvision:{tag}' are for our ResNets and for torchvision/NAME, not for {model_name!r}")
+    tags = get_model_weights(plain).__members__  # aliases such as DEFAULT too
+    name = tag.rpartition(".")[2]  # both IMAGENET1K_V2 and ResNet50_Weights.IMAGENET1K_V2
+    if name not in tags:
+        known = ", ".join(f"torchvision:{one}" for one in tags)
+        raise RecipeError(f"weights 'torchvision:{tag}' do not exist for {plain}: {known}{did_you_mean(name, tags)}")
+    weights = tags[name]
+    file = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rpartition("/")[2]
+    try:
+        tensors = weights.get_state_dict(check_hash=True, progress=False)
+    # Network, disk, hash and unpickling each fail in their own way, and in new ways with each release.
+    except Exception as error:
+        advice = (
+            f"delete {file}, which is damaged, and try again"
+            if file.exists()
+            else f"without internet here, fetch {weights.url} elsewhere and put it at {file} (or under another TORCH_HOME)"
+        )
+        raise DataError(f"weights 'torchvision:{tag}' could not be downloaded or read ({_first_line(error)}): {advice}") from error
+    view = weights.transforms()
+    return WeightsSource(dict(tensors), tensors_sha256(tensors), tuple(view.mean), tuple(view.std), view.crop_size[0])
+
+
+def _from_timm(name: str) -> WeightsSource:
+    import timm
+
+    if problem := model_exists(f"timm/{name}"):
+        raise RecipeError(f"weights 'timm:{name}': {problem}")
+    if not timm.models.is_model_pretrained(name):
+        raise RecipeError(f"weights 'timm:{name}': timm has this network, but no weights for it")
+    hub = timm.get_pretrained_cfg(name).hf_hub_id
+    try:
+        with torch.random.fork_rng(devices=[]):  # the network timm builds must not change the initial weights of ours
+            model = timm.create_model(name, pretrained=True)
+    except Exception as error:  # as above: each library below timm has its own errors
+        raise DataError(
+            f"weights 'timm:{name}' could not be downloaded or read ({_first_line(error)}): without internet here, fetch "
+            f"https://huggingface.co/{hub}/resolve/main/model.safetensors elsewhere and give that file as weights, "
+            "or copy a Hugging Face cache that has it and point HF_HOME there"
+        ) from error
+    tensors = model.state_dict()
+    picture = model.pretrained_cfg
+    return WeightsSource(tensors, tensors_sha256(tensors), tuple(picture["mean"]), tuple(picture["std"]), image_size=picture["input_size"][-1])
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

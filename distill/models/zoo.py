@@ -1,0 +1,147 @@
+"""Networks by name: our ResNets by plain name, anything of torchvision or timm as torchvision/NAME and timm/NAME."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from distill.errors import RecipeError
+from distill.models.norms import make_norm_layer
+from distill.models.resnet import RESNETS, STEMS
+from distill.suggestion import did_you_mean
+from distill.structures import FeatureShape, ModelInfo
+
+# What a recipe says elsewhere, or (pretrained, weights, ...) must not say here: weights are loaded and checked by weights.py alone.
+_RESERVED = {"num_classes", "norm", "norm_layer", "stem", "in_channels", "in_chans", "pretrained", "weights", "weights_backbone"}
+_RESERVED |= {"checkpoint_path", "features_only", "block", "layers", "progress"}
+
+
+def create_model(
+    name: str,
+    *,
+    num_classes: int,
+    norm: str = "batch",
+    stem: str = "imagenet",
+    in_channels: int = 3,
+    arguments: Mapping[str, Any] | None = None,
+) -> nn.Module:
+    """A network with random weights from torch's global generator: images [N, in_channels, H, W] -> logits [N, num_classes].
+
+    norm (see norms.py), stem and in_channels are our ResNets' own; timm's networks take in_channels too. arguments go to the constructor.
+    Raises RecipeError for an unknown name, an unknown argument, or an option that the network's family does not have.
+    """
+    if problem := model_exists(name):
+        raise RecipeError(problem)
+    arguments = dict(arguments or {})
+    family, _, plain = name.rpartition("/")
+    if family:
+        _refuse_own_options(name, family, norm=norm, stem=stem, in_channels=in_channels)
+    build = _builder(family, plain, norm, stem, in_channels)
+    unknown = sorted(_RESERVED & arguments.keys())
+    if unknown:
+        raise RecipeError(f"model {name!r}: arguments can't set {', '.join(unknown)}; {_allowed_text(build)}")
+    try:
+        return build(num_classes=num_classes, **arguments)
+    except (TypeError, ValueError, NotImplementedError) as error:
+        unknown = sorted(arguments.keys() - set(_allowed(build)))
+        reason = f"argument {unknown[0]!r} is unknown{did_you_mean(unknown[0], _allowed(build))}" if unknown else str(error)
+        raise RecipeError(f"model {name!r}: {reason}; {_allowed_text(build)}") from error
+
+
+def model_exists(name: str) -> str | None:
+    """None if create_model knows the name, else the sentence that says what is wrong with it. Builds nothing."""
+    family, _, plain = name.rpartition("/")
+    if not family:
+        if name in RESNETS:
+            return None
+        elsewhere = next((f"{other}/{name}" for other, names in _FAMILIES.items() if name in names()), "")
+        hint = f"; did you mean {elsewhere!r}?" if elsewhere else did_you_mean(name, RESNETS)
+        return f"model {name!r} is unknown: one of {', '.join(RESNETS)}, torchvision/NAME or timm/NAME{hint}"
+    if family not in _FAMILIES:
+        return f"model {name!r} is unknown: before the slash comes torchvision or timm{did_you_mean(family, _FAMILIES)}"
+    known = _FAMILIES[family]()
+    if plain in known:
+        return None
+    return f"model {name!r} is unknown: {family} has {len(known)} models, not this one{did_you_mean(name, [f'{family}/{k}' for k in known])}"
+
+
+def find_head(model: nn.Module) -> tuple[str, nn.Linear]:
+    """Path and module of the classifier: fc, what timm's get_classifier names, else the last linear layer. Raises RecipeError without one."""
+    paths = {module: path for path, module in model.named_modules() if isinstance(module, nn.Linear)}
+    head = getattr(model, "fc", None)
+    if head not in paths and callable(getattr(model, "get_classifier", None)):
+        head = model.get_classifier()
+    if head not in paths:
+        head = next(reversed(paths), None)
+    if head is None:
+        raise RecipeError(f"{type(model).__name__} has no linear layer, so no classifier that 'pooled' or new_head could refer to")
+    return paths[head], head
+
+
+def describe(model: nn.Module, name: str, shapes: Mapping[str, FeatureShape], num_classes: int) -> ModelInfo:
+    """What losses may know of the network. The head's weight and bias are copies: training a loss can't reach the network through them."""
+    head = find_head(model)[1] if any(isinstance(module, nn.Linear) for module in model.modules()) else None
+    if head is None or head.out_features != num_classes:  # a network that ends in a convolution: its last linear layer is something else
+        return ModelInfo(name, num_classes, dict(shapes))
+    bias = None if head.bias is None else head.bias.detach().clone()
+    return ModelInfo(name, num_classes, dict(shapes), head.weight.detach().clone(), bias)
+
+
+def _builder(family: str, plain: str, norm: str, stem: str, in_channels: int) -> Callable[..., nn.Module]:
+    if family == "torchvision":
+        from torchvision.models import get_model
+
+        return lambda **arguments: get_model(plain, weights=None, **arguments)
+    if family == "timm":
+        import timm
+
+        return lambda **arguments: timm.create_model(plain, pretrained=False, in_chans=in_channels, **arguments)
+    if stem not in STEMS:
+        raise RecipeError(f"stem {stem!r} is unknown: one of {', '.join(STEMS)}{did_you_mean(stem, STEMS)}")
+    norm_layer = make_norm_layer(norm)
+    return lambda **arguments: RESNETS[plain](norm_layer=norm_layer, stem=stem, in_channels=in_channels, **arguments)
+
+
+def _refuse_own_options(name: str, family: str, *, norm: str, stem: str, in_channels: int) -> None:
+    options = {"norm": (norm, "batch"), "stem": (stem, "imagenet")}
+    if family == "torchvision":
+        options["in_channels"] = (in_channels, 3)
+    for option, (value, default) in options.items():
+        if value != default:
+            raise RecipeError(
+                f"model {name!r}: {option}={value!r} is an option of our own ResNets ({', '.join(RESNETS)}) only; leave it at {default!r}"
+            )
+
+
+def _allowed(build: Callable[..., nn.Module]) -> list[str]:
+    """Names of the constructor's options. The builders take **arguments, so the class that a build on no device gives is asked."""
+    try:
+        with torch.device("meta"):
+            constructor = type(build(num_classes=2)).__init__
+    except NotImplementedError:  # torchvision's RegNets compute their widths with tensors
+        constructor = type(build(num_classes=2)).__init__
+    parameters = inspect.signature(constructor).parameters.values()
+    return [one.name for one in parameters if one.default is not one.empty and one.name not in _RESERVED]
+
+
+def _allowed_text(build: Callable[..., nn.Module]) -> str:
+    return f"allowed: {', '.join(_allowed(build))}"
+
+
+def _torchvision_names() -> list[str]:
+    import torchvision.models
+
+    return torchvision.models.list_models(module=torchvision.models)
+
+
+def _timm_names() -> set[str]:
+    import timm  # here and not above: it takes seconds, and our own ResNets don't need it
+
+    return {*timm.list_models(), *timm.list_models(pretrained=True)}  # with and without the tag of the weights
+
+
+_FAMILIES: dict[str, Callable[[], Any]] = {"torchvision": _torchvision_names, "timm": _timm_names}

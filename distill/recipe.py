@@ -1,0 +1,249 @@
+"""What a recipe may say: each key with its type, limits, default and a line of description. No torch, no files, no import by name."""
+
+import difflib
+import math
+import re
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StrictBool, ValidationError, ValidationInfo, field_validator
+
+
+def _must(fit: Callable[[Any], Any], words: str, kind: Any = AfterValidator) -> Any:
+    """Returns a validator that refuses, in these words, what does not fit."""
+
+    def check(value: Any) -> Any:
+        if not fit(value):
+            raise ValueError(words)
+        return value
+
+    return kind(check)
+
+
+def _plain(value: Any) -> Any:
+    """Returns the value with tuples as lists; raises where a recipe file could not hold it."""
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("must be a finite number")
+    if value is not None and not isinstance(value, str | int | float):
+        raise ValueError("must be text, a number, true, false, null, a list or a mapping with text as keys")
+    return value
+
+
+def _number(kind: type, **limits: Any) -> Any:
+    # pydantic takes true for 1.0, which turns a slip like `temperature: true` into a wrong experiment
+    no_bool = _must(lambda value: not isinstance(value, bool), "must be a number, not true or false", BeforeValidator)
+    return Annotated[kind, Field(**limits), no_bool]
+
+
+def _numbers(length: int) -> Any:
+    fit, words = lambda value: isinstance(value, list | tuple) and len(value) == length, f"must be a list of {length} numbers"
+    return _must(fit, words, BeforeValidator)
+
+
+_RISING = _must(lambda values: list(values) == sorted(values), "must be in increasing order")
+_DISTINCT = _must(lambda values: len(set(values)) == len(values), "must not hold a value twice")
+_FOLDER = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+Number, NotNegative, Positive = _number(float), _number(float, ge=0), _number(float, gt=0)
+Inside, UpToOne = _number(float, gt=0, lt=1), _number(float, gt=0, le=1)
+BelowOne, Share = _number(float, ge=0, lt=1), _number(float, ge=0, le=1)
+Whole, Count, Pixels = _number(int, ge=0), _number(int, ge=1), _number(int, ge=8)
+Seed = _number(int, ge=0, lt=2**63)
+Text = Annotated[str, Field(min_length=1)]
+Arguments = dict[str, Annotated[Any, AfterValidator(_plain)]]
+Label = Annotated[str, _must(re.compile(r"[A-Za-z_][A-Za-z0-9_]*").fullmatch, "must be letters, digits and _, and not begin with a digit")]
+RunName = Annotated[str, _must(_FOLDER.fullmatch, "must be 1 to 100 letters, digits and . _ - (no .., and first a letter or digit)")]
+Scale = Annotated[tuple[UpToOne, UpToOne], _numbers(2), _RISING]
+Ratio = Annotated[tuple[Positive, Positive], _numbers(2), _RISING]
+Milestones = Annotated[list[Inside], _RISING, _DISTINCT]
+Norm = Literal["batch", "sync", "group", "frozen"]
+Precision = Literal["auto", "fp32", "bf16", "fp16", "fp64"]
+
+
+class _Section(BaseModel, extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False):
+    """One mapping of a recipe."""
+
+
+class Network(_Section):
+    """A network and how its inputs are normalised."""
+
+    model: Text = Field(description="Name of the architecture, such as resnet18, timm/resnet50d or torchvision/resnet50.")
+    norm: Norm = Field("batch", description="Normalisation: batch, sync (batch across GPUs), group or frozen.")
+    stem: Literal["imagenet", "small"] = Field("imagenet", description="First layers: imagenet (7x7, pooling) or small (3x3).")
+    arguments: Arguments = Field({}, description="Further arguments for the model's constructor.")
+    features: dict[str, Text] = Field({}, description="Canonical feature name -> module path, for models that are not our ResNets.")
+    weights: Text | None = Field(None, description="A file, a run folder or a published name; null for random weights.")
+    mean: Annotated[list[Number], _numbers(3)] | None = Field(None, description="Mean per channel; null for the data's own.")
+    std: Annotated[list[Positive], _numbers(3)] | None = Field(None, description="Spread per channel; null for the data's own.")
+
+
+class Student(Network):
+    """The small network that learns."""
+
+    new_head: StrictBool = Field(False, description="Replace the weights' last layer by a new one, for another number of classes.")
+
+
+class Teacher(Network):
+    """The big network that is learned from."""
+
+    weights: Text = Field("train", description="A file, a run folder, a published name, or train: train it first with its own recipe.")
+    recipe: Text | None = Field(None, description="The recipe that trains the teacher; needed when weights is train.")
+    overrides: Arguments = Field({}, description="Values merged into the teacher's recipe.")
+    check: StrictBool = Field(True, description="Score the teacher first and stop where it falls short.")
+    claimed_top1: UpToOne | None = Field(None, description="Top-1 fraction that the teacher's weights are said to reach.")
+
+    @field_validator("recipe")
+    @classmethod
+    def _trained_by_something(cls, recipe: str | None, info: ValidationInfo) -> str | None:
+        if recipe is None and info.data.get("weights") == "train":
+            raise ValueError("must name the recipe that trains the teacher because teacher.weights is 'train'")
+        return recipe
+
+
+class LossEntry(_Section, extra="allow"):
+    """One term of the loss; further keys are the loss's own arguments, which are checked where the loss is known."""
+
+    __pydantic_extra__: Arguments
+    type: Text | None = Field(None, description="Name of the loss; null for the entry's label.")
+    weight: NotNegative = Field(1.0, description="Factor of this term in the total loss.")
+
+    def name(self, label: str) -> str:
+        """Returns the name of the loss that stands under this label."""
+        return self.type or label
+
+
+class Augment(_Section):
+    """How training images are varied."""
+
+    crop: Literal["none", "padded", "random_resized"] = Field("padded", description="none, padded (shift after padding) or random_resized.")
+    padding: Whole = Field(2, description="Pixels added on each side before a padded crop.")
+    scale: Scale = Field((0.35, 1.0), description="Area range of random_resized, as fractions.")
+    ratio: Ratio = Field((0.75, 1.3333), description="Width to height range of random_resized.")
+    flip: Share = Field(0.5, description="Probability of a mirrored image.")
+
+
+class Data(_Section):
+    """Which images, how many at a time and how they are varied."""
+
+    source: Text = Field("sample", description="Name of the data source.")
+    root: Text | None = Field(None, description="Folder that holds the data; null for the source's own place.")
+    image_size: Pixels | None = Field(None, description="Height and width in pixels; null for the source's own.")
+    global_batch_size: Count = Field(128, description="Images per step over all processes together.")
+    val_fraction: Inside = Field(0.1, description="Fraction of the training images held back to select on.")
+    view_seed: Seed = Field(0, description="Key of the augmentation; shared by runs of different seeds.")
+    views: Whole = Field(0, description="Different views of each image; 0 for as many as epochs.")
+    workers: Whole | None = Field(None, description="Loading processes per training process; null for automatic.")
+    arguments: Arguments = Field({}, description="Further arguments for the data source.")
+    augment: Augment = Field(Augment(), description="How training images are varied.")
+
+
+class Train(_Section):
+    """How long and with which optimizer."""
+
+    epochs: Count = Field(description="Passes over the training images.")
+    max_steps: Count | None = Field(None, description="Stop after this many steps; null for all epochs.")
+    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="sgd or adamw.")
+    lr: Positive = Field(description="Highest learning rate.")
+    momentum: BelowOne = Field(0.9, description="Momentum of sgd.")
+    nesterov: StrictBool = Field(True, description="Nesterov's form of sgd's momentum.")
+    betas: Annotated[tuple[BelowOne, BelowOne], _numbers(2)] = Field((0.9, 0.999), description="Decay rates of adamw's two averages.")
+    weight_decay: NotNegative = Field(5e-4, description="Weight decay.")
+    schedule: Literal["cosine", "step", "constant"] = Field("cosine", description="Learning rate after warm-up: cosine, step or constant.")
+    warmup_epochs: NotNegative = Field(0.0, description="Epochs of linear warm-up; fewer than epochs.")
+    milestones: Milestones = Field([0.3333, 0.6667, 0.8889], description="Fractions of the training where the step schedule drops lr.")
+    gamma: UpToOne = Field(0.1, description="Factor of each drop of the step schedule.")
+    final_lr_fraction: Share = Field(0.0, description="Where the cosine schedule ends, as a fraction of lr.")
+    clip_norm: Positive | None = Field(None, description="Largest norm of the gradient; null for no clipping.")
+    ema_decay: Inside | None = Field(None, description="Decay of the moving average of the student's weights; null for none.")
+    accumulation: Count = Field(1, description="Pieces that a global batch is computed in, to save memory.")
+    precision: Precision = Field("auto", description="Compute precision: auto, fp32, bf16, fp16 or fp64.")
+    channels_last: StrictBool = Field(True, description="Store images channels-last, which is faster on GPUs.")
+    log_every: Count = Field(20, description="Steps between two records of the loss.")
+
+    @field_validator("warmup_epochs")
+    @classmethod
+    def _leaves_time_to_train(cls, warmup_epochs: float, info: ValidationInfo) -> float:
+        if warmup_epochs >= info.data.get("epochs", math.inf):
+            raise ValueError(f"must be less than train.epochs ({info.data['epochs']})")
+        return warmup_epochs
+
+
+class Recipe(_Section):
+    """Everything that decides one training run."""
+
+    description: str = Field("", description="What this recipe is for, in a sentence.")
+    seed: Seed = Field(0, description="Key of initial weights and of the order of samples.")
+    run_name: RunName | None = Field(None, description="Name of the run's folder; null for an automatic one.")
+    runs_dir: Text = Field("runs", description="Folder that run folders are written to.")
+    teacher: Teacher | None = Field(None, description="The network that is learned from; null for none.")
+    student: Student = Field(description="The network that learns.")
+    losses: dict[Label, LossEntry] = Field(min_length=1, description="Label -> one term of the loss.")
+    control: StrictBool = Field(False, description="Also train the student alone, as a run of its own.")
+    data: Data = Field(description="Which images, and how they are varied.")
+    train: Train = Field(description="How long and with which optimizer.")
+
+
+_WORDS = {
+    "missing": "must be given",
+    **dict.fromkeys(("float_type", "float_parsing"), "must be a number"),
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float", "int_parsing_size"), "must be a whole number"),
+    **dict.fromkeys(("dict_type", "model_type"), "must be a mapping (key: value)"),
+    "finite_number": "must be a finite number",
+    **dict.fromkeys(("bool_type", "bool_parsing"), "must be true or false"),
+    "string_type": "must be text (in quotes, if it looks like something else)",
+    "string_too_short": "must not be empty",
+    "invalid_key": "must have text as keys",
+    **dict.fromkeys(("list_type", "tuple_type"), "must be a list"),
+    "too_short": "must hold at least {min_length} entry",
+    "greater_than": "must be more than {gt:g}",
+    "greater_than_equal": "must be {ge:g} or more",
+    "less_than": "must be less than {lt:g}",
+    "less_than_equal": "must be {le:g} or less",
+    "literal_error": "must be one of {expected}",
+}
+
+
+def what_is_wrong(error: ValidationError) -> list[tuple[tuple[str | int, ...], str]]:
+    """Returns path and message, in plain words, of each fault that pydantic found."""
+    return [(tuple(part for part in fault["loc"] if part != "[key]"), _in_words(fault)) for fault in error.errors(include_url=False)]
+
+
+def _in_words(fault: Any) -> str:
+    kind = fault["type"]
+    if kind == "extra_forbidden":
+        return _unknown(fault["loc"])
+    words = _WORDS.get(kind, "{error}").format(**{"error": fault["msg"], **fault.get("ctx", {})})
+    return words if kind == "missing" else f"{words}, got {shown_value(fault['input'])}"
+
+
+def shown_value(value: Any) -> str:
+    """Returns a value as a recipe would write it, cut to a length that fits a message."""
+    text = {None: "null", True: "true", False: "false"}[value] if value is None or isinstance(value, bool) else repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _unknown(path: tuple[str | int, ...]) -> str:
+    *parents, key = map(str, path)
+    known = {entry: entry.rpartition(".")[2] for entry in _known_paths(Recipe)}
+    if key in known:
+        return "unknown key; dots join keys on the command line only, in a file write it nested"
+    place = "".join(f"{parent}." for parent in parents)
+    here = [name for entry, name in known.items() if entry == place + name]
+    guesses = difflib.get_close_matches(key, here, 1)
+    if not guesses:
+        closest = difflib.get_close_matches(key, known.values(), 1)
+        guesses = [entry for entry, name in known.items() if name in closest][:2]
+    return f"unknown key; did you mean {' or '.join(map(repr, guesses))}?" if guesses else f"unknown key; known here: {', '.join(here)}"
+
+
+def _known_paths(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        yield prefix + name
+        for part in (field.annotation, *get_args(field.annotation)):
+            # a loss takes keys that only the loss knows, and its label stands in between
+            if isinstance(part, type) and issubclass(part, BaseModel) and part is not LossEntry:
+                yield from _known_paths(part, f"{prefix}{name}.")

@@ -1,0 +1,61 @@
+"""The table that ends a run, and what it says in one sentence. Reads what the run has written; needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from distill.record import PREDICTIONS_FILE
+from distill.report.statistics import PairedDifference, paired_difference
+
+ROWS = (("teacher", "teacher"), ("alone", "student alone"), ("distilled", "distilled student"))
+
+
+def result_table(summary: Mapping[str, Any]) -> Table:
+    """Teacher, student alone, distilled student: those that the summary has."""
+    table = Table(title=f"{summary['run_name']}: last epoch, seed {summary['seed']}", title_justify="left")
+    for number, heading in enumerate(("", "model", "val top-1", "test top-1", "agrees with teacher", "parameters", "GMACs", "images/s")):
+        table.add_column(heading, justify="left" if number < 2 else "right")
+    for key, title in ROWS:
+        if row := summary.get(key):
+            agreement = row.get("agreement")
+            table.add_row(
+                title,
+                row["model"],
+                f"{row['val_top1']:.2%}",
+                f"{row['test_top1']:.2%}",
+                "" if agreement is None else f"{agreement:.1%}",
+                f"{row['num_parameters'] / 1e6:.2f} M",
+                f"{row['gmacs']:.3f}",
+                f"{row['images_per_second']:,.0f}",
+                style="bold" if key == "distilled" else "",
+            )
+    return table
+
+
+def compare_runs(distilled: Path, alone: Path) -> PairedDifference:
+    """How much the distilled run's student beats the one alone on the test part, from the predictions that both runs have kept."""
+    ours, theirs = np.load(distilled / PREDICTIONS_FILE), np.load(alone / PREDICTIONS_FILE)
+    labels = ours["test_labels"]
+    return paired_difference(ours["test"] == labels, theirs["test"] == labels)
+
+
+def verdict(summary: Mapping[str, Any], difference: PairedDifference) -> str:
+    """One sentence: what was gained over the student alone, and whether that is more than noise."""
+    student, points = summary["distilled"]["model"], 100 * difference.difference
+    scores = f"{summary['distilled']['test_top1']:.1%} against {summary['alone']['test_top1']:.1%}"
+    pictures = f"{summary['data']['num_test']:,} test pictures, one seed"
+    if difference.p_value > 0.05:
+        return (
+            f"The distilled {student} and the same student alone can't be told apart: {scores} ({points:+.1f} points, within noise, "
+            f"p = {difference.p_value:.2f}; {pictures})."
+        )
+    direction = "better" if points > 0 else "worse"
+    return (
+        f"The distilled {student} is {abs(points):.1f} points {direction} than the same student alone: {scores} (95 % interval "
+        f"{100 * difference.low:+.1f} to {100 * difference.high:+.1f}, p = {difference.p_value:.2g}; {pictures}, so other seeds may differ)."
+    )

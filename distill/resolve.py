@@ -1,0 +1,113 @@
+"""From a name in a recipe to the class it stands for. Only built-ins, installed entry points, and files the user names are ever imported."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+import re
+import sys
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+
+import distill.data.sources
+import distill.losses
+from distill.data.sources.base import DataSource
+from distill.errors import RecipeError
+from distill.losses.base import DistillLoss
+
+_BASES = {"losses": DistillLoss, "sources": DataSource}
+_PACKAGES = {"losses": distill.losses, "sources": distill.data.sources}
+
+
+class Catalogue:
+    """The names that a recipe may use for losses and data sources, and where each comes from. A class is imported when it is asked for."""
+
+    def __init__(self, plugins: Sequence[str] = ()):
+        """plugins: files or modules that the user named. Raises RecipeError if one can't be used or two places claim one name."""
+        self._places: dict[str, dict[str, tuple[str, Callable[[], type]]]] = {kind: {} for kind in _BASES}
+        for kind, package in _PACKAGES.items():
+            for module in pkgutil.iter_modules(package.__path__):
+                if module.name != "base":
+                    self._add(kind, module.name, f"{package.__name__}.{module.name}", _from_module(f"{package.__name__}.{module.name}", kind))
+        for kind in _BASES:
+            for entry in metadata.entry_points(group=f"distill.{kind}"):
+                self._add(kind, entry.name, f"entry point {entry.value}", entry.load)
+        for plugin in dict.fromkeys(plugins):
+            self._add_plugin(plugin)
+
+    def names(self, kind: str) -> list[str]:
+        """All names of a kind, "losses" or "sources", in alphabetical order."""
+        return sorted(self._places[kind])
+
+    def get(self, kind: str, name: str) -> type:
+        """The class. Raises RecipeError with the nearest name if there is none."""
+        if name not in self._places[kind]:
+            close = difflib.get_close_matches(name, self.names(kind), 1)
+            guess = f"did you mean {close[0]!r}? " if close else ""
+            what = "loss" if kind == "losses" else "data source"
+            raise RecipeError(
+                f"unknown {what} {name!r}; {guess}there are: {', '.join(self.names(kind))} (a {what} of your own comes with --plugin FILE)"
+            )
+        return self._places[kind][name][1]()
+
+    def _add(self, kind: str, name: str, place: str, load: Callable[[], type]) -> None:
+        if name in self._places[kind]:
+            raise RecipeError(f"two {kind} are called {name!r}: {self._places[kind][name][0]} and {place}; rename one")
+        self._places[kind][name] = (place, load)
+
+    def _add_plugin(self, plugin: str) -> None:
+        module, found = _import_plugin(plugin), 0
+        for kind, base in _BASES.items():
+            for cls in _subclasses(module, base):
+                self._add(kind, snake_case(cls.__name__), f"{plugin}:{cls.__name__}", lambda cls=cls: cls)
+                found += 1
+        if not found:
+            raise RecipeError(f"--plugin {plugin}: no subclass of DistillLoss or DataSource is defined there")
+
+
+def snake_case(name: str) -> str:
+    """FeatureMSE2 -> feature_mse2"""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
+
+
+def _subclasses(module: ModuleType, base: type) -> list[type]:
+    return [
+        value
+        for value in vars(module).values()
+        if inspect.isclass(value) and issubclass(value, base) and value is not base and value.__module__ == module.__name__
+    ]
+
+
+def _from_module(module_name: str, kind: str) -> Callable[[], type]:
+    def load() -> type:
+        classes = _subclasses(importlib.import_module(module_name), _BASES[kind])
+        if len(classes) != 1:
+            raise RecipeError(f"{module_name} must define exactly one {_BASES[kind].__name__}, it defines {len(classes)}")
+        return classes[0]
+
+    return load
+
+
+def _import_plugin(plugin: str) -> ModuleType:
+    """A file by its path, or a module by its dotted name."""
+    path = Path(plugin)
+    try:
+        if path.suffix != ".py":
+            return importlib.import_module(plugin)
+        if not path.is_file():
+            raise RecipeError(f"--plugin {plugin}: there is no such file")
+        name = f"distill_plugin_{path.stem}"
+        spec = importlib.util.spec_from_file_location(name, path.resolve())
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module  # worker processes and pickles look it up there
+        spec.loader.exec_module(module)
+        return module
+    except RecipeError:
+        raise
+    except Exception as error:
+        raise RecipeError(f"--plugin {plugin} can't be imported: {type(error).__name__}: {error}") from error

@@ -1,0 +1,123 @@
+"""Teachers that distill has trained itself: each trained once, kept under a key made from everything that decides it, and found again."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from accelerate.utils import broadcast_object_list
+from filelock import FileLock, Timeout
+
+from distill import record
+from distill.build.check import find_problems
+from distill.data.sources.base import DataSource
+from distill.engine.costs import Costs
+from distill.errors import DataError
+from distill.recipe import Recipe
+from distill.recipe_files import fingerprint, read_draft
+from distill.report.console import duration
+from distill.training_run import Job, TeacherWeights, status_of, train_run
+
+_FORMAT = "1"  # part of the key: raise it when the same recipe would give another teacher
+_SHARED_DATA = ("source", "root", "image_size", "val_fraction", "view_seed", "arguments", "augment", "workers")
+
+
+def teacher_recipe(recipe: Recipe, job: Job) -> Recipe:
+    """The recipe that trains this recipe's teacher: its own, on this recipe's data, with this recipe's `teacher` section as the student."""
+    teacher = recipe.teacher
+    network = teacher.model_dump(include={"model", "norm", "stem", "arguments", "features", "mean", "std"})
+    data = recipe.data.model_dump(include=set(_SHARED_DATA))
+    draft = read_draft(teacher.recipe).merged({"student": network, "data": data, "runs_dir": recipe.runs_dir}, "the recipe that it teaches in")
+    draft = draft.merged(teacher.overrides, "teacher.overrides")
+    return draft.finish(find_problems(draft.values, job.catalogue))
+
+
+class TeacherStore:
+    """A folder with one run folder per trained teacher. Only whole ones are ever seen under their final name."""
+
+    def __init__(self, folder: Path | None = None):
+        """folder: by default $DISTILL_CACHE/teachers, else ~/.cache/distill/teachers (XDG_CACHE_HOME is respected)."""
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "distill"
+        self.folder = folder or Path(os.environ.get("DISTILL_CACHE") or cache) / "teachers"
+
+    def path(self, recipe: Recipe, source: DataSource) -> Path:
+        """Where the teacher that this recipe makes of this data is kept, whether it is there or not."""
+        key = hashlib.sha256(repr((_FORMAT, fingerprint(recipe), source.fingerprint())).encode()).hexdigest()
+        return self.folder / f"{recipe.student.model.replace('/', '-')}-{key[:16]}"
+
+    def find(self, path: Path) -> dict[str, Any] | None:
+        """The summary of a teacher that is there."""
+        return record.read_json(path / record.SUMMARY_FILE) or None
+
+    def get_or_train(self, recipe: Recipe, source: DataSource, job: Job, costs: Mapping[str, Costs]) -> TeacherWeights:
+        """The teacher, trained first if it is not there; another job that is training it is waited for."""
+        path = self.path(recipe, source)
+        with self._locked(path, job):
+            summary = self._agreed(path, job)
+            if summary is None:
+                summary = self._train(path, recipe, source, job, costs)
+            elif job.is_main:
+                job.console.print(f"teacher: {recipe.student.model} trained on {summary['created'][:10]} is used again ({path})")
+        return TeacherWeights(path / record.WEIGHTS_FILE, summary["alone"]["val_top1"])
+
+    def _agreed(self, path: Path, job: Job) -> dict[str, Any] | None:
+        """What the first process finds, told to all: the folder may be seen later from another machine."""
+        found = [self.find(path) if job.is_main else None]
+        return broadcast_object_list(found)[0]
+
+    def _train(self, path: Path, recipe: Recipe, source: DataSource, job: Job, costs: Mapping[str, Costs]) -> dict[str, Any]:
+        """Trains in a folder beside the final one, which is renamed when all is there, and removed when it is not."""
+        unfinished = record.RunFolder(path.with_name(f"{path.name}.unfinished"))
+        if job.is_main:
+            shutil.rmtree(unfinished.path, ignore_errors=True)  # left behind by a job that was killed; the lock says that none is at work
+            shutil.rmtree(path, ignore_errors=True)  # without a whole summary it is no teacher
+            unfinished.path.mkdir(parents=True)
+        try:
+            with status_of(unfinished, job):
+                summary = train_run(recipe, f"teacher {recipe.student.model}", unfinished, source, job, costs=costs)
+            if job.is_main:
+                unfinished.path.rename(path)
+        finally:
+            if job.is_main:
+                shutil.rmtree(unfinished.path, ignore_errors=True)
+        job.state.wait_for_everyone()
+        return summary
+
+    @contextlib.contextmanager
+    def _locked(self, path: Path, job: Job) -> Iterator[None]:
+        """Holds the teacher's lock. All processes wait in short rounds, because a collective call that waits for hours would time out."""
+        lock, waited = FileLock(path.with_name(f"{path.name}.lock")), 0
+        if job.is_main:
+            _make_folder(self.folder)
+        while not broadcast_object_list([_try(lock) if job.is_main else None])[0]:
+            if waited % 60 == 0:
+                job.console.print(f"teacher: another job is training it ({path.name}); waiting, {duration(waited)} so far")
+            time.sleep(2)
+            waited += 2
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+def _try(lock: FileLock) -> bool:
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return False
+    return True
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"can't make the folder for trained teachers, {folder}: {error.strerror}; set DISTILL_CACHE=FOLDER in the environment"
+        ) from error

@@ -1,0 +1,224 @@
+"""One run from its recipe to its folder: builds, trains, scores, and writes down what came out."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import accelerate
+import numpy as np
+import torch
+from accelerate import Accelerator, PartialState
+from rich.console import Console
+
+import distill
+from distill import record
+from distill.build.pieces import Pieces, build_pieces, rehearse, weight_sources
+from distill.build.trainer import build_trainer, evaluation_loader, plan_run
+from distill.data.sources.base import DataSource
+from distill.engine.costs import Costs
+from distill.engine.evaluation import Score, score
+from distill.engine.network import Network
+from distill.engine.runtime import make_accelerator, resolve_precision
+from distill.errors import DataError, DistillError
+from distill.models.weight_files import save_weights
+from distill.recipe import Recipe
+from distill.recipe_files import fingerprint, to_yaml
+from distill.report.console import RunProgress
+from distill.resolve import Catalogue
+
+_NUM_CHECKED = 1000  # validation pictures that a teacher is tried on before training
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all runs of one command share."""
+
+    catalogue: Catalogue
+    state: PartialState
+    console: Console
+
+    @property
+    def is_main(self) -> bool:
+        return self.state.is_main_process
+
+
+@dataclass(frozen=True)
+class TeacherWeights:
+    """Where a trained teacher's weights are, and what it scored on the validation part when it was made."""
+
+    path: Path
+    val_top1: float
+
+
+def run_fingerprint(recipe: Recipe, source: DataSource, job: Job) -> str:
+    """Equal for two runs that would give the same student on this machine."""
+    parts = [
+        fingerprint(recipe),
+        source.fingerprint(),
+        resolve_precision(recipe.train.precision, job.state.device),
+        job.state.device.type,
+        job.state.num_processes,
+        torch.__version__,
+        accelerate.__version__,
+        distill.__version__,
+    ]
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def train_run(
+    recipe: Recipe,
+    name: str,
+    folder: record.RunFolder,
+    source: DataSource,
+    job: Job,
+    *,
+    costs: Mapping[str, Costs],
+    teacher_weights: TeacherWeights | None = None,
+) -> dict[str, Any]:
+    """Trains and returns the run's summary, which is in its folder too. costs: of "student" and "teacher", as rehearsed."""
+    started, precision = time.perf_counter(), resolve_precision(recipe.train.precision, job.state.device)
+    accelerator = make_accelerator(recipe.train.accumulation)
+    if job.is_main:
+        folder.write_text(record.RECIPE_FILE, to_yaml(recipe))
+        folder.write_json("environment.json", record.environment(_device_name(job.state.device), precision, job.state.num_processes))
+    sources = weight_sources(recipe, str(teacher_weights.path) if teacher_weights else None)
+    pieces = build_pieces(recipe, job.catalogue, source, device=job.state.device, precision=precision, weights=sources)
+    rehearse(pieces, source)
+    _say_what_was_loaded(pieces, job)
+    if pieces.teacher is not None:
+        check_teacher(recipe, source, pieces, accelerator, job, claimed=teacher_weights.val_top1 if teacher_weights else None)
+    scored = _train(recipe, name, folder, source, job, pieces, accelerator, precision)
+    scores = {part: _score_part(recipe, source, part, scored, pieces, accelerator) for part in ("val", "test")}
+    summary = _summarise(recipe, name, source, job, scores, costs, time.perf_counter() - started)
+    if job.is_main:
+        save_weights(scored.model.state_dict(), folder.path / record.WEIGHTS_FILE, {"format": "pt", "model": recipe.student.model})
+        _save_predictions(folder, scores)
+        folder.write_json(record.SUMMARY_FILE, summary)
+    job.state.wait_for_everyone()
+    return summary
+
+
+def _train(
+    recipe: Recipe, name: str, folder: record.RunFolder, source: DataSource, job: Job, pieces: Pieces, accelerator: Accelerator, precision: str
+) -> Network:
+    """Trains with progress shown and metrics written by the first process; returns the network that is scored and kept."""
+    plan = plan_run(recipe, source, job.state.num_processes)
+    with RunProgress(job.console, name, plan.num_steps, plan.num_epochs) as progress:
+
+        def log(event: Mapping[str, Any]) -> None:
+            if job.is_main:
+                folder.append(event)
+                progress(event)
+
+        trainer, scored = build_trainer(recipe, source, pieces, accelerator, precision=precision, log=log)
+        trainer.train()
+    return scored
+
+
+def _say_what_was_loaded(pieces: Pieces, job: Job) -> None:
+    for role, report in pieces.reports.items():
+        head = "; its classifier is new, for this data's classes" if report.new_head else ""
+        job.console.print(f"{role}: weights from {report.source}{head}")
+
+
+def check_teacher(recipe: Recipe, source: DataSource, pieces: Pieces, accelerator: Accelerator, job: Job, *, claimed: float | None) -> None:
+    """Tries the teacher on validation pictures. Raises DataError if it is near chance or falls short of what was claimed for it."""
+    positions = np.linspace(0, len(source.val) - 1, min(_NUM_CHECKED, len(source.val))).astype(int)
+    part = source.val.subset(positions)
+    result = score({"teacher": pieces.teacher.network}, evaluation_loader(recipe, source, part, accelerator), accelerator)["teacher"]
+    claimed, top1, chance = recipe.teacher.claimed_top1 or claimed, result.top1, 1 / len(source.class_names)
+    job.console.print(f"teacher: {top1:.1%} on {len(part):,} validation pictures" + (f" (claimed: {claimed:.1%})" if claimed else ""))
+    if recipe.teacher.weights == "random":
+        job.console.print("teacher: its weights are random, as the recipe says: this is good for tests only", style="yellow")
+    elif recipe.teacher.check:
+        _judge_teacher(recipe, top1, chance, claimed, len(part))
+
+
+def _judge_teacher(recipe: Recipe, top1: float, chance: float, claimed: float | None, num: int) -> None:
+    who, way_out = f"the teacher {recipe.teacher.model}", "set teacher.check=false to use it all the same"
+    if top1 < min(3 * chance, chance + 0.25 * (1 - chance)):
+        raise DataError(
+            f"{who} is right on {top1:.1%} of the validation pictures, near chance ({chance:.1%}): it has nothing to teach. Are these its "
+            f"classes, in the order of its training, and is its normalisation (teacher.mean, teacher.std) right? If not, {way_out}"
+        )
+    if claimed is not None and top1 < claimed - max(0.02, 3 * (claimed * (1 - claimed) / num) ** 0.5):
+        raise DataError(
+            f"{who} is right on {top1:.1%} of {num:,} validation pictures, but {claimed:.1%} was claimed for it. Are the data, the size and "
+            f"the normalisation (teacher.mean, teacher.std) those that it was scored with? If so, {way_out}"
+        )
+
+
+def _score_part(recipe: Recipe, source: DataSource, part: str, student: Network, pieces: Pieces, accelerator: Accelerator) -> dict[str, Score]:
+    """Student and teacher in one pass, so that the pictures are read once."""
+    networks = {"student": student} | ({"teacher": pieces.teacher.network} if pieces.teacher else {})
+    return score(networks, evaluation_loader(recipe, source, getattr(source, part), accelerator), accelerator)
+
+
+def _summarise(
+    recipe: Recipe, name: str, source: DataSource, job: Job, scores: Mapping[str, Mapping[str, Score]], costs: Mapping[str, Costs], seconds: float
+) -> dict[str, Any]:
+    """The objects teacher, distilled, alone have the scores of these three; a run without a teacher has only "alone"."""
+    summary: dict[str, Any] = {
+        "format": 1,
+        "run_name": name,
+        "seed": recipe.seed,
+        "created": record.now(),
+        "seconds": round(seconds, 1),
+        "fingerprint": run_fingerprint(recipe, source, job),
+        "data": {
+            "source": recipe.data.source,
+            "image_size": source.image_size,
+            "num_classes": len(source.class_names),
+            **{f"num_{part}": len(getattr(source, part)) for part in ("train", "val", "test")},
+            "note": source.note,
+        },
+    }
+    for role, network in (("teacher", recipe.teacher), ("student", recipe.student)):
+        if network is not None:
+            row: dict[str, Any] = {"model": network.model}
+            for part in ("val", "test"):
+                row |= {f"{part}_top1": scores[part][role].top1, f"{part}_nll": scores[part][role].nll}
+            if role == "student" and recipe.teacher is not None:
+                row["agreement"] = scores["test"]["student"].agreement(scores["test"]["teacher"])
+            key = role if role == "teacher" else "distilled" if recipe.teacher is not None else "alone"
+            summary[key] = row | costs[role].as_dict()
+    return summary
+
+
+def _save_predictions(folder: record.RunFolder, scores: Mapping[str, Mapping[str, Score]]) -> None:
+    """The student's answers, so that two runs can be compared picture by picture."""
+    arrays = {part: scores[part]["student"].predictions.astype(np.int32) for part in scores}
+    labels = {f"{part}_labels": scores[part]["student"].labels.astype(np.int32) for part in scores}
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays, **labels)
+    record.write_bytes(folder.path / record.PREDICTIONS_FILE, buffer.getvalue())
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+@contextlib.contextmanager
+def status_of(folder: record.RunFolder, job: Job) -> Iterator[None]:
+    """Keeps status.json true while a run goes on. Any process that fails writes it, because the first may not live to."""
+    if job.is_main:
+        folder.set_status("running")
+    try:
+        yield
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            if isinstance(error, KeyboardInterrupt):
+                folder.set_status("interrupted", exit_code=130, reason="interrupted by the user")
+            else:
+                code = error.exit_code if isinstance(error, DistillError) else 1
+                folder.set_status("failed", exit_code=code, reason=f"{error}" or type(error).__name__)
+        raise
+    if job.is_main:
+        folder.set_status("finished", exit_code=0)
