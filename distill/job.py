@@ -119,8 +119,7 @@ def _agree_on_folder(recipe: Recipe, name: str, job: Job, *, is_fixed: bool) -> 
     outcome: list[Any] = [None]
     if job.is_main:
         try:
-            folder = record.RunFolder(record.choose_run_folder(Path(recipe.runs_dir), name, is_fixed=is_fixed))
-            folder.open()
+            folder = record.claim_run_folder(Path(recipe.runs_dir), name, is_fixed=is_fixed)
             outcome = [folder.path]
         except DistillError as error:
             outcome = [error]

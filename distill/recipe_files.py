@@ -30,7 +30,7 @@ _SCALARS: dict[str, tuple[re.Pattern[str], Callable[[str], Any]]] = {
         re.compile(r"([-+]?([0-9]+(_[0-9]+)*(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))\Z"),
         lambda text: float(text.lower().replace(".i", "i").replace(".n", "n")),
     ),
-    "str": (re.compile(r"[^\0\ud800-\udfff]*\Z"), str),  # escapes can write what no file name or UTF-8 file can hold
+    "str": (re.compile(r"[^\0\x85\ud800-\udfff]*\Z"), str),  # escapes can write what no file name, or no YAML file, keeps
 }
 _WILDCARD = {None: [(_TAG + kind, _SCALARS[kind][0]) for kind in ("null", "bool", "int", "float")]}
 
@@ -61,11 +61,13 @@ class _Loader(yaml.SafeLoader):
 
     def __init__(self, text: str, place: Callable[[int], str]):
         super().__init__(text)
-        self.place, self.problems, self.aliases, self.nesting, self.values = place, [], 0, 0, 0
+        self.place, self.problems = place, []
+        self.nodes, self.aliases, self.nesting, self.values = 0, 0, 0, 0
 
     def compose_node(self, parent: Any, index: Any) -> yaml.Node:
         self.aliases += self.check_event(yaml.AliasEvent)
-        self.nesting += 1
+        self.nodes, self.nesting = self.nodes + 1, self.nesting + 1
+        self._limit(self.nodes, MAX_VALUES, "keys and values", self.peek_event())
         self._limit(self.aliases, MAX_ALIASES, "aliases", self.peek_event())
         self._limit(self.nesting, MAX_NESTING, "levels of nesting", self.peek_event())
         node = super().compose_node(parent, index)
@@ -87,7 +89,7 @@ class _Loader(yaml.SafeLoader):
         if isinstance(node, yaml.SequenceNode) and kind == "seq":
             return Node([self.tree(item, (*path, str(i))) for i, item in enumerate(node.value)], origin)
         if not isinstance(node, yaml.ScalarNode) or kind not in _SCALARS:
-            wrong = f"the tag {_printable(node.tag)} is not allowed: a recipe is plain data"
+            wrong = f"the tag {_printable(node.tag[:80])} is not allowed: a recipe is plain data"
         elif not _SCALARS[kind][0].match(node.value):
             wrong = f"{shown_value(node.value)} can't be read as {kind.replace('str', 'text')}"
         else:
@@ -102,14 +104,14 @@ class _Loader(yaml.SafeLoader):
             key, line = key_node.value, key_node.start_mark.line + 1
             here = (*path, key if isinstance(key, str) else "?")
             wrong = ""
-            if key_node.tag != _TAG + "str" or not _SCALARS["str"][0].match(key):
+            if not isinstance(key, str) or key_node.tag != _TAG + "str" or not _SCALARS["str"][0].match(key):
                 wrong = "a key must be text (in quotes, if it looks like something else)"
-            elif key == "<<":
+            elif key == "<<" and key_node.style is None:
                 wrong = "merge keys are not supported: use extends"
             elif key in values:
                 wrong = f"given twice, on lines {lines[key]} and {line}"
             else:
-                values[key], lines[key] = self.tree(value_node, here), line
+                values[key], lines[key] = self.tree(value_node, here)._replace(origin=self.place(line)), line
             if wrong:
                 self.problems.append(Problem(_dotted(here), wrong, self.place(line)))
         return values
@@ -135,7 +137,8 @@ def _parse(text: str, place: Callable[[int], str], path: tuple[str, ...] = ()) -
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         hint = "; indent with spaces, not tabs" if "\\t" in str(error.problem) else ""
-        return None, [Problem(_dotted(path), f"not valid YAML: {error.problem}{hint}", place(mark.line + 1 if mark else 1))]
+        words = ", ".join(part for part in (error.context, error.problem) if part)
+        return None, [Problem(_dotted(path), f"not valid YAML: {words}{hint}", place(mark.line + 1 if mark else 1))]
     except (ValueError, OverflowError) as error:  # escapes such as "\U99999999" and numbers of 5,000 digits pass PyYAML's own checks
         return None, [Problem(_dotted(path), f"not valid YAML: {error}", place(1))]
 
@@ -247,10 +250,10 @@ def _all_names() -> dict[str, Path]:
 
 
 def _name_of(path: Path) -> str:
-    path = path.resolve()
+    path = _real(path)
     if path.name == RESOLVED:
         return path.parent.name
-    inside = [path.relative_to(folder.resolve()) for folder in recipe_folders() if path.is_relative_to(folder.resolve())]
+    inside = [path.relative_to(folder) for folder in map(_real, recipe_folders()) if path.is_relative_to(folder)]
     return inside[0].with_suffix("").as_posix() if inside else path.stem
 
 
@@ -258,8 +261,12 @@ def _is_file(path: Path) -> bool:
     return os.path.isfile(path)  # noqa: PTH113 (unlike Path.is_file it does not raise for names that are too long)
 
 
+def _real(path: Path) -> Path:
+    return Path(os.path.realpath(path))  # unlike Path.resolve it does not raise for links in a circle
+
+
 def _shown(path: Path) -> str:
-    path, here = path.resolve(), Path.cwd().resolve()
+    path, here = _real(path), _real(Path.cwd())
     return _printable(str(path.relative_to(here) if path.is_relative_to(here) else path))
 
 
@@ -307,7 +314,7 @@ class Draft(NamedTuple):
         for label, node in losses.value.items() if losses and isinstance(losses.value, dict) else ():
             # `ce:` with nothing after it is null too, and would silently be no loss at all
             if node.value is None and not node.is_replacing:
-                message = f"null removes an inherited loss, but none is inherited; to use it with its defaults write {_printable(label)}: {{}}"
+                message = f"null removes an inherited loss, but none is inherited; for its defaults write {_printable(label)}: {{}}"
                 yield Problem(_dotted(("losses", label)), message, node.origin)
 
 
@@ -366,13 +373,13 @@ class _Reader:
     """Reads a recipe and what it extends, from that recipe's own folder and the recipe folders only."""
 
     def __init__(self, path: Path):
-        self.roots = [path.resolve().parent, *(folder.resolve() for folder in recipe_folders())]
+        self.roots = [_real(path).parent, *(_real(folder) for folder in recipe_folders())]
         self.problems: list[Problem] = []
         self.files_read = 0
 
     def read(self, path: Path, chain: tuple[Path, ...] = ()) -> Node:
         """Returns the values of a file on top of those of the files that it extends; `chain` leads from the first file to this one."""
-        path = path.resolve()
+        path = _real(path)
         own = self._parsed(path)
         parents = own.value.pop("extends", None)
         tree = Node({}, own.origin)
@@ -408,12 +415,13 @@ class _Reader:
 
     def _find(self, name: str, extending: Path, origin: str) -> Path:
         suffix = "" if name.endswith((".yaml", ".yml")) else ".yaml"
-        places = [(folder / (name + suffix)).resolve() for folder in (extending.parent, *recipe_folders())]
+        places = [_real(folder / (name + suffix)) for folder in (extending.parent, *recipe_folders())]
         # by real path, so that neither .. nor a symbolic link leads a stranger's recipe to other files
         allowed = [place for place in places if any(place.is_relative_to(root) for root in self.roots)]
-        if not allowed or Path(name).is_absolute() or name.startswith("~"):
-            _refuse("extends", f"{shown_value(name)} is outside this recipe's folder and the recipe folders", origin)
         found = [place for place in allowed if _is_file(place)]
+        is_outside = not allowed or any(map(_is_file, places))
+        if Path(name).is_absolute() or name.startswith("~") or (is_outside and not found):
+            _refuse("extends", f"{shown_value(name)} is outside this recipe's folder and the recipe folders", origin)
         if not found:
             _refuse("extends", f"there is no recipe {shown_value(name)}{did_you_mean(name, _all_names())}", origin)
         return found[0]

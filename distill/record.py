@@ -19,7 +19,13 @@ from distill.errors import DataError
 
 PACKAGES = ("distill", "torch", "torchvision", "timm", "accelerate", "numpy", "pillow")
 RECIPE_FILE, SUMMARY_FILE, STATUS_FILE, METRICS_FILE = "recipe.resolved.yaml", "summary.json", "status.json", "metrics.jsonl"
-WEIGHTS_FILE, PREDICTIONS_FILE = "student.safetensors", "predictions.npz"
+ENVIRONMENT_FILE, WEIGHTS_FILE, PREDICTIONS_FILE = "environment.json", "student.safetensors", "predictions.npz"
+
+_BEFORE_TRAINING = {".lock", RECIPE_FILE, STATUS_FILE, ENVIRONMENT_FILE}
+
+
+class FolderInUseError(DataError):
+    """Another job holds the folder."""
 
 
 class RunFolder:
@@ -36,7 +42,7 @@ class RunFolder:
             self._lock.acquire(timeout=0)
         except Timeout:
             pid = read_json(self.path / STATUS_FILE).get("pid", "unknown")
-            raise DataError(f"another job (process {pid}) is working in {self.path}; wait for it, or set run_name=OTHER") from None
+            raise FolderInUseError(f"another job (process {pid}) is working in {self.path}; wait for it, or set run_name=OTHER") from None
         except OSError as error:
             raise DataError(f"can't write to {self.path}: {error.strerror}; set runs_dir=FOLDER to one that you may write to") from error
 
@@ -80,35 +86,30 @@ def read_json(path: Path) -> dict[str, Any]:
         return {}
 
 
-def choose_run_folder(runs_dir: Path, base_name: str, *, is_fixed: bool) -> Path:
-    """The folder for a new run: `base_name`, else base_name-2, -3, ...; a folder in which nothing was trained yet is used again.
+def claim_run_folder(runs_dir: Path, base_name: str, *, is_fixed: bool) -> RunFolder:
+    """A folder for a new run, opened: `base_name`, else base_name-2, -3, ...; one in which nothing was trained yet is used again.
 
-    Raises DataError if the user fixed the name and there is a run of that name already.
+    Raises DataError if the user fixed the name and there is a run of that name already, or if the folder can't be had.
     """
-    path, number = runs_dir / base_name, 1
-    while _holds_a_run(path):
-        if is_fixed:
-            raise DataError(f"{path} holds a run already; set run_name=OTHER, or remove the folder")
+    folder, number = RunFolder(runs_dir / base_name), 1
+    while True:
+        if not _holds_a_run(folder.path):
+            try:
+                folder.open()
+                return folder
+            except FolderInUseError:
+                if is_fixed:
+                    raise
+        elif is_fixed:
+            raise DataError(f"{folder.path} holds a run already; set run_name=OTHER, or remove the folder")
         number += 1
-        path = runs_dir / f"{base_name}-{number}"
-    return path
+        folder = RunFolder(runs_dir / f"{base_name}-{number}")
 
 
 def _holds_a_run(path: Path) -> bool:
-    if path.is_dir():
-        return (path / METRICS_FILE).exists() or _is_locked(path) or (not (path / STATUS_FILE).exists() and any(path.iterdir()))
-    return path.exists()
-
-
-def _is_locked(path: Path) -> bool:
-    """True while a job works in the folder."""
-    if not (path / ".lock").exists():
-        return False
-    try:
-        with FileLock(path / ".lock", timeout=0):
-            return False
-    except Timeout:
-        return True
+    if not path.is_dir():
+        return path.exists()
+    return any(entry.name not in _BEFORE_TRAINING for entry in path.iterdir())
 
 
 def finished_runs(runs_dir: Path) -> Iterator[tuple[Path, dict[str, Any]]]:

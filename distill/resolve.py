@@ -36,7 +36,7 @@ class Catalogue:
                     self._add(kind, module.name, f"{package.__name__}.{module.name}", _from_module(f"{package.__name__}.{module.name}", kind))
         for kind in _BASES:
             for entry in metadata.entry_points(group=f"distill.{kind}"):
-                self._add(kind, entry.name, f"entry point {entry.value}", entry.load)
+                self._add(kind, entry.name, f"entry point {entry.value}", _from_entry_point(entry, kind))
         for plugin in dict.fromkeys(plugins):
             self._add_plugin(plugin)
 
@@ -76,11 +76,9 @@ def snake_case(name: str) -> str:
 
 
 def _subclasses(module: ModuleType, base: type) -> list[type]:
-    return [
-        value
-        for value in vars(module).values()
-        if inspect.isclass(value) and issubclass(value, base) and value is not base and value.__module__ == module.__name__
-    ]
+    """The module's own ones, each once, whatever other names the module gives them."""
+    classes = dict.fromkeys(value for value in vars(module).values() if inspect.isclass(value))
+    return [cls for cls in classes if issubclass(cls, base) and cls is not base and cls.__module__ == module.__name__]
 
 
 def _from_module(module_name: str, kind: str) -> Callable[[], type]:
@@ -89,6 +87,19 @@ def _from_module(module_name: str, kind: str) -> Callable[[], type]:
         if len(classes) != 1:
             raise RecipeError(f"{module_name} must define exactly one {_BASES[kind].__name__}, it defines {len(classes)}")
         return classes[0]
+
+    return load
+
+
+def _from_entry_point(entry: metadata.EntryPoint, kind: str) -> Callable[[], type]:
+    def load() -> type:
+        try:
+            cls = entry.load()
+        except Exception as error:
+            raise RecipeError(f"the entry point {entry.name} = {entry.value} can't be loaded: {type(error).__name__}: {error}") from error
+        if not (inspect.isclass(cls) and issubclass(cls, _BASES[kind])):
+            raise RecipeError(f"the entry point {entry.name} = {entry.value} is not a subclass of {_BASES[kind].__name__}")
+        return cls
 
     return load
 

@@ -87,7 +87,7 @@ def train_run(
     accelerator = make_accelerator(recipe.train.accumulation)
     if job.is_main:
         folder.write_text(record.RECIPE_FILE, to_yaml(recipe))
-        folder.write_json("environment.json", record.environment(_device_name(job.state.device), precision, job.state.num_processes))
+        folder.write_json(record.ENVIRONMENT_FILE, record.environment(_device_name(job.state.device), precision, job.state.num_processes))
     sources = weight_sources(recipe, str(teacher_weights.path) if teacher_weights else None)
     pieces = build_pieces(recipe, job.catalogue, source, device=job.state.device, precision=precision, weights=sources)
     rehearse(pieces, source)

@@ -112,6 +112,7 @@ class _Decoding:
             persistent_workers=workers > 0,
             pin_memory=device.type == "cuda",
             prefetch_factor=4 if workers else None,
+            generator=torch.Generator(),  # else each epoch takes a number from the global one, and resuming within an epoch takes one more
         )
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:

@@ -24,10 +24,9 @@ class StepSampler:
                 f"it must be a multiple of {parts}" + (f", such as {', '.join(map(str, nearest))}" if nearest else "")
             )
         if num_samples < global_batch_size:
-            raise DataError(
-                f"the training part has {num_samples} pictures, fewer than one batch of {global_batch_size}; "
-                f"set data.global_batch_size={max(parts, num_samples // 2 // parts * parts)} or add pictures"
-            )
+            fitting = max(parts, num_samples // 2 // parts * parts)
+            way_out = f"set data.global_batch_size={fitting} or add pictures" if fitting <= num_samples else f"add pictures, {parts} at least"
+            raise DataError(f"the training part has {num_samples} pictures, fewer than one batch of {global_batch_size}; {way_out}")
         self.num_samples, self.global_batch_size, self.seed = num_samples, global_batch_size, seed
         self.rank, self.world_size, self.accumulation = rank, world_size, accumulation
         self.steps_per_epoch = num_samples // global_batch_size

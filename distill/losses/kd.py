@@ -27,7 +27,7 @@ class KD(DistillLoss):
     def __init__(self, temperature: float = 4.0):
         """Raises RecipeError unless the temperature is above 0."""
         super().__init__()
-        if temperature <= 0:
+        if not temperature > 0:  # so that not-a-number is refused too
             raise RecipeError(f"temperature must be above 0, got {temperature}")
         self.temperature = temperature
 

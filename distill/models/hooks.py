@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from distill.errors import DistillError, RecipeError
-from distill.suggestion import did_you_mean
 from distill.models.zoo import find_head
 from distill.structures import FeatureShape
+from distill.suggestion import did_you_mean
 
 _STAGES = ("layer1", "layer2", "layer3", "layer4")
 
@@ -64,7 +64,6 @@ class FeatureHooks:
         """Takes the hooks off the network and forgets what they caught. A second call does nothing."""
         for handle in self._handles:
             handle.remove()
-        self._handles.clear()
         for catcher in self._catchers.values():
             catcher.forget()
 

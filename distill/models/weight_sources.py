@@ -10,9 +10,9 @@ from torch import Tensor
 
 from distill.errors import DataError, RecipeError
 from distill.models.resnet import RESNETS
-from distill.suggestion import did_you_mean
 from distill.models.weight_files import file_sha256, read_weight_file, tensors_sha256
 from distill.models.zoo import model_exists
+from distill.suggestion import did_you_mean
 
 _STUDENT_FILE = "student.safetensors"
 
@@ -60,7 +60,8 @@ def _from_torchvision(tag: str, model_name: str) -> WeightsSource:
     weights = tags[name]
     file = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rpartition("/")[2]
     try:
-        tensors = weights.get_state_dict(check_hash=True, progress=False)
+        # weights_only: torchvision would run code from a file that somebody put into its cache
+        tensors = weights.get_state_dict(check_hash=True, progress=False, weights_only=True, map_location="cpu")
     # Network, disk, hash and unpickling each fail in their own way, and in new ways with each release.
     except Exception as error:
         advice = (

@@ -12,8 +12,8 @@ from torch import nn
 from distill.errors import RecipeError
 from distill.models.norms import make_norm_layer
 from distill.models.resnet import RESNETS, STEMS
-from distill.suggestion import did_you_mean
 from distill.structures import FeatureShape, ModelInfo
+from distill.suggestion import did_you_mean
 
 # What a recipe says elsewhere, or (pretrained, weights, ...) must not say here: weights are loaded and checked by weights.py alone.
 _RESERVED = {"num_classes", "norm", "norm_layer", "stem", "in_channels", "in_chans", "pretrained", "weights", "weights_backbone"}

@@ -15,7 +15,12 @@ from distill.structures import FeatureShape
 
 def test_plain_name_with_options_builds_our_resnet():
     model = create_model(
-        "resnet50", num_classes=4, norm="frozen", stem="small", in_channels=1, arguments={"replace_stride_with_dilation": [False, True, True]}
+        "resnet50",
+        num_classes=4,
+        norm="frozen",
+        stem="small",
+        in_channels=1,
+        arguments={"replace_stride_with_dilation": [False, True, True]},
     )
     assert isinstance(model, ResNet)
     assert isinstance(model.bn1, FrozenBatchNorm2d)
@@ -132,5 +137,6 @@ def test_description_carries_a_copy_of_the_head():
     assert (info.name, info.num_classes, info.shapes) == ("resnet18", 4, {"pooled": FeatureShape(512)})
 
 
-def test_description_of_a_network_that_ends_in_a_convolution_has_no_head():
-    assert describe(create_model("torchvision/squeezenet1_1", num_classes=4), "squeezenet", {}, 4).head_weight is None
+@pytest.mark.parametrize("model", [nn.Sequential(nn.Conv2d(3, 4, 1)), nn.Sequential(nn.Linear(3, 8), nn.Conv2d(8, 4, 1))])
+def test_description_of_a_network_that_ends_in_a_convolution_has_no_head(model):
+    assert describe(model, "mine", {}, 4).head_weight is None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -86,10 +86,10 @@ class DataSource:
                 raise DataError(f"the {name} part has no pictures")
 
 
-def stratified_cut(labels: np.ndarray, fraction: float) -> tuple[np.ndarray, np.ndarray]:
+def stratified_cut(labels: np.ndarray, fraction: float, class_names: Sequence[str] = ()) -> tuple[np.ndarray, np.ndarray]:
     """Positions of (kept, cut): `fraction` of every class, at least one picture of each, chosen by a fixed permutation; both sorted.
 
-    Raises DataError if a class has too few pictures to be in both.
+    Raises DataError, with the class's name where names are given, if a class has too few pictures to be in both.
     """
     order = permutation(_SPLIT_SEED, 0, len(labels))
     cut: list[np.ndarray] = []
@@ -97,7 +97,10 @@ def stratified_cut(labels: np.ndarray, fraction: float) -> tuple[np.ndarray, np.
         members = order[labels[order] == label]
         num_cut = max(1, round(fraction * len(members)))
         if num_cut >= len(members):
-            raise DataError(f"class number {label} has {len(members)} picture(s), too few to set {fraction:.0%} aside for validation; add pictures")
+            name = repr(class_names[label]) if class_names else f"number {label}"
+            raise DataError(
+                f"class {name} has too few pictures to set {fraction:.0%} of them aside: there are {len(members)} left to train on; add some"
+            )
         cut.append(members[:num_cut])
     chosen = np.sort(np.concatenate(cut))
     return np.setdiff1d(np.arange(len(labels)), chosen), chosen

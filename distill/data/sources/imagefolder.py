@@ -23,10 +23,12 @@ class ImageFolder(DataSource):
     train and test         a stratified `val_fraction` of train is set aside as val
     train and val          the same, and `val/` is the test part: on it nothing is chosen, as with ImageNet's
     classes only           `val_fraction` of all is set aside as test, and as much again as val
+
+    Files and folders whose name begins with a dot are passed over.
     """
 
     def __init__(self, root: str | None = None, image_size: int | None = None, val_fraction: float = 0.1):
-        """Raises DataError if the folder is missing, empty, has one class, or the parts have different classes."""
+        """Raises DataError if the folder is missing or empty, a class has too few pictures, or the parts have different classes."""
         self.image_size = image_size or 224
         self._root = _existing_folder(root)
         found = {name: self._root / name for name in ("train", "val", "test") if (self._root / name).is_dir()}
@@ -48,11 +50,16 @@ class ImageFolder(DataSource):
             rows["test"] = rows.pop("val")
             self.note = f"test is the folder val/; val is {val_fraction:.0%} of train/, set aside"
         elif "test" not in rows:
-            kept, cut = stratified_cut(every[rows["train"]], val_fraction)
+            if val_fraction >= 0.5:
+                raise DataError(
+                    f"data.val_fraction={val_fraction} is set aside twice, as val and as test, and leaves nothing to train on; take less than 0.5"
+                )
+            kept, cut = stratified_cut(every[rows["train"]], val_fraction, self.class_names)
             rows["train"], rows["test"] = rows["train"][kept], rows["train"][cut]
             self.note = f"val and test are {val_fraction:.0%} of the pictures each, set aside"
+            val_fraction /= 1 - val_fraction  # of what is left: as many pictures as were cut for test
         if "val" not in rows:
-            kept, cut = stratified_cut(every[rows["train"]], val_fraction)
+            kept, cut = stratified_cut(every[rows["train"]], val_fraction, self.class_names)
             rows["train"], rows["val"] = rows["train"][kept], rows["train"][cut]
             self.note = self.note or f"val is {val_fraction:.0%} of train/, set aside"
         self.train, self.val, self.test = (
@@ -71,7 +78,7 @@ class ImageFolder(DataSource):
             )
         labels = []
         for label, name in enumerate(self.class_names):
-            files = sorted(path for path in (folder / name).rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+            files = sorted(path for path in (folder / name).rglob("*") if _is_picture(path))
             if not files:
                 raise DataError(f"{folder / name} has no pictures (looked for {', '.join(sorted(SUFFIXES))}); add some or remove the folder")
             self._files.extend(files)
@@ -96,10 +103,26 @@ class _Reader:
         path = self._files[position]
         try:
             with Image.open(path) as picture:
-                pixels = np.array(picture.convert("RGB"))
+                pixels = np.array(_to_rgb(picture))
         except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise DataError(f"can't read the picture {path}: {error}; replace or remove the file") from error
         return torch.from_numpy(pixels).permute(2, 0, 1)  # [H, W, 3] -> [3, H, W]
+
+
+def _is_picture(path: Path) -> bool:
+    """macOS leaves "._cat.jpg", which is no picture, beside each "cat.jpg" on disks of other systems."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+
+def _to_rgb(picture: Image.Image) -> Image.Image:
+    """The picture in three channels of 8 bits, transparency dropped. Raises ValueError if its values have no fixed range."""
+    if picture.mode.startswith("I;16"):  # Pillow would turn every value above 255 into white
+        return Image.fromarray((np.array(picture) >> 8).astype(np.uint8)).convert("RGB")
+    if picture.mode in ("I", "F"):
+        raise ValueError(f"it has 32-bit values (mode {picture.mode}), of which none is known to be white; save it with 8 bits")
+    if picture.mode == "P" and "transparency" in picture.info:
+        picture = picture.convert("RGBA")  # Pillow warns on the direct way, for every picture
+    return picture.convert("RGB")
 
 
 def _existing_folder(root: str | None) -> Path:

@@ -34,6 +34,8 @@ class Synthetic(DataSource):
         """`root` and `val_fraction` do not apply; noise is the share of the picture that says nothing."""
         if root is not None:
             raise DataError(f"data.root={root} means nothing with data.source=synthetic")
+        if not 0 <= noise <= 1:
+            raise DataError(f"noise is a share of the picture, from 0 to 1, got {noise}")
         self.class_names = [f"wave{label}" for label in range(num_classes)]
         self.image_size = image_size or 32
         bounds = np.cumsum([0, num_train, num_val, num_test])

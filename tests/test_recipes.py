@@ -1,0 +1,35 @@
+"""Every recipe that ships: it is valid, builds, and takes two steps on made-up pictures with a random teacher."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from distill.recipe_files import list_recipes, load_recipe
+
+SMALL = ["data.source=synthetic", "data.root=null", "data.image_size=64", "data.global_batch_size=4", "train.max_steps=2", "train.log_every=1"]
+SMALL += ["data.arguments={num_classes: 4, num_train: 16, num_val: 8, num_test: 8}", "data.val_fraction=0.1", "control=false"]
+EXPECTED = {"r50_to_r18", "r50_to_r34", "r101_to_r18", "r101_to_r34", "r18_alone", "r50_alone", "smoke", "imagenet/r50_to_r18"}
+
+
+def test_the_promised_recipes_ship():
+    assert set(list_recipes()) >= EXPECTED
+
+
+@pytest.mark.parametrize("name", sorted(list_recipes()))
+def test_shipped_recipe_takes_two_steps(name, distill):
+    overrides = [*SMALL, "run_name=two-steps"] + (["teacher.weights=random"] if load_recipe(name).teacher else [])
+    code, out, err = distill("train", "--recipe", name, *overrides)
+    assert code == 0, err
+    summary = json.loads(Path("runs/two-steps/summary.json").read_text())
+    assert ("distilled" in summary) == ("teacher" in summary) == (load_recipe(name).teacher is not None)
+    lines = [json.loads(line) for line in Path("runs/two-steps/metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if line["event"] == "train"] == [1, 2]
+
+
+def test_main_recipe_is_what_its_name_says():
+    recipe = load_recipe("r50_to_r18")
+    assert (recipe.teacher.model, recipe.student.model, recipe.control) == ("resnet50", "resnet18", True)
+    assert {"ce", "kd"} == set(recipe.losses)
