@@ -1,0 +1,53 @@
+"""Checks what a recipe says of a class against the class's typed `__init__`, so that a loss needs no schema of its own."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+
+from distill.errors import DistillError
+from distill.recipe import what_is_wrong
+from distill.suggestion import did_you_mean
+
+
+def argument_model(cls: type) -> type[BaseModel]:
+    """A pydantic model with a field for every argument of the class's `__init__`."""
+    hints = typing.get_type_hints(cls.__init__)
+    fields = {
+        name: (hints.get(name, Any), ... if parameter.default is inspect.Parameter.empty else parameter.default)
+        for name, parameter in list(inspect.signature(cls.__init__).parameters.items())[1:]
+        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    }
+    return create_model(cls.__name__, __config__=ConfigDict(extra="forbid", allow_inf_nan=False, protected_namespaces=()), **fields)
+
+
+def check_arguments(cls: type, given: Mapping[str, Any]) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """(the arguments, coerced to their types), [(argument, what is wrong with it), ...]."""
+    model = argument_model(cls)
+    wrong = [
+        (name, f"must not be true or false, got {str(value).lower()}")
+        for name, value in given.items()
+        if isinstance(value, bool) and name in model.model_fields and model.model_fields[name].annotation in (int, float)
+    ]
+    unknown = [(name, f"unknown argument{did_you_mean(name, model.model_fields)}") for name in given if name not in model.model_fields]
+    refused = {name for name, _ in wrong + unknown}
+    try:
+        checked = model.model_validate({name: value for name, value in given.items() if name not in refused})
+    except ValidationError as error:
+        return {}, wrong + unknown + [(".".join(map(str, path)), message) for path, message in what_is_wrong(error)]
+    return {name: getattr(checked, name) for name in checked.model_fields_set}, wrong + unknown
+
+
+def construct(cls: type, given: Mapping[str, Any]) -> tuple[Any, list[tuple[str, str]]]:
+    """(an instance or None, [(argument or "", what is wrong), ...]): also what the class itself says of the values."""
+    arguments, wrong = check_arguments(cls, given)
+    if wrong:
+        return None, wrong
+    try:
+        return cls(**arguments), []
+    except DistillError as error:
+        return None, [("", str(error))]

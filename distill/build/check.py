@@ -1,0 +1,62 @@
+"""What can be wrong with a recipe beyond its structure: names that stand for nothing, and arguments that a class does not take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from distill.build.arguments import check_arguments, construct
+from distill.errors import RecipeError
+from distill.models.zoo import model_exists
+from distill.recipe_files import Problem
+from distill.resolve import Catalogue
+
+
+def find_problems(values: Mapping[str, Any], catalogue: Catalogue) -> list[Problem]:
+    """Every problem found in a recipe's raw values; what is not a mapping where one is needed is left to the check of the structure."""
+    return [*_in_losses(values, catalogue), *_in_models(values), *_in_source(values, catalogue)]
+
+
+def _in_losses(values: Mapping[str, Any], catalogue: Catalogue) -> Iterator[Problem]:
+    for label, entry in _mapping(values, "losses").items():
+        entry = {} if entry is None else entry
+        if not isinstance(entry, Mapping) or not isinstance(name := entry.get("type") or label, str):
+            continue
+        try:
+            cls = catalogue.get("losses", name)
+        except RecipeError as error:
+            yield Problem(f"losses.{label}", str(error))
+            continue
+        arguments = {key: value for key, value in entry.items() if key not in ("type", "weight")}
+        for argument, message in construct(cls, arguments)[1]:
+            yield Problem(".".join(filter(None, ("losses", label, argument))), message)
+        if cls.needs_teacher and values.get("teacher") is None:
+            yield Problem(f"losses.{label}", f"the loss {name!r} needs a teacher, and the recipe has none; remove it with losses.{label}=null")
+
+
+def _in_models(values: Mapping[str, Any]) -> Iterator[Problem]:
+    for role in ("teacher", "student"):
+        name = _mapping(values, role).get("model")
+        if isinstance(name, str) and (message := model_exists(name)):
+            yield Problem(f"{role}.model", message)
+
+
+def _in_source(values: Mapping[str, Any], catalogue: Catalogue) -> Iterator[Problem]:
+    data = _mapping(values, "data")
+    name = data.get("source", "sample")
+    if not isinstance(name, str):
+        return
+    try:
+        cls = catalogue.get("sources", name)
+    except RecipeError as error:
+        yield Problem("data.source", str(error))
+        return
+    given = data.get("arguments") or {}
+    if isinstance(given, Mapping):
+        for argument, message in check_arguments(cls, given)[1]:
+            yield Problem(".".join(filter(None, ("data.arguments", argument))), message)
+
+
+def _mapping(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    section = values.get(key)
+    return section if isinstance(section, Mapping) else {}

@@ -1,0 +1,161 @@
+"""Builds the networks and losses of a run, and rehearses one step before anything long begins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from distill import recipe as schema
+from distill.build.arguments import construct
+from distill.data.sources.base import DataSource
+from distill.engine.distiller import Distiller
+from distill.engine.network import Network
+from distill.engine.runtime import DTYPES
+from distill.engine.teacher import Teacher
+from distill.errors import DistillError, RecipeError
+from distill.losses.base import DistillLoss
+from distill.models.hooks import measure_shapes
+from distill.models.weights import WeightsReport, load_weights
+from distill.models.zoo import create_model, describe
+from distill.recipe import Recipe
+from distill.resolve import Catalogue
+from distill.structures import Batch, ModelInfo
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """The parts of a run that hold weights."""
+
+    distiller: Distiller
+    teacher: Teacher | None
+    reports: dict[str, WeightsReport]  # "teacher", "student": what was loaded; absent where nothing was
+
+
+def build_pieces(
+    recipe: Recipe, catalogue: Catalogue, source: DataSource, *, device: torch.device, precision: str, weights: Mapping[str, str]
+) -> Pieces:
+    """weights: role -> a file, run folder or published name; a role that is not there keeps its initial weights.
+
+    The student's initial weights depend on the recipe's seed alone, so that runs with other losses or no teacher start from the same student.
+    """
+    losses = _make_losses(recipe, catalogue)
+    layers = sorted({layer for loss in losses.values() for layer in loss.layers})
+    student, student_report = _network("student", recipe.student, recipe, source, layers, device, precision, weights.get("student"))
+    reports = {"student": student_report}
+    teacher_network = None
+    if recipe.teacher is not None:
+        teacher_network, reports["teacher"] = _network("teacher", recipe.teacher, recipe, source, layers, device, precision, weights.get("teacher"))
+    _set_up(losses, recipe, source, student, teacher_network)
+    distiller = Distiller(student, losses, {label: entry.weight for label, entry in recipe.losses.items()})
+    distiller.to(device, DTYPES[precision] if precision == "fp64" else None)
+    teacher = Teacher(teacher_network) if teacher_network is not None else None
+    return Pieces(distiller, teacher, {role: report for role, report in reports.items() if report is not None})
+
+
+def _make_losses(recipe: Recipe, catalogue: Catalogue) -> dict[str, DistillLoss]:
+    losses = {}
+    for label, entry in recipe.losses.items():
+        loss, wrong = construct(catalogue.get("losses", entry.name(label)), entry.model_extra)
+        if wrong:
+            raise RecipeError("; ".join(f"losses.{label}.{argument}: {message}" for argument, message in wrong))
+        losses[label] = loss
+    return losses
+
+
+def _network(
+    role: str,
+    entry: schema.Network,
+    recipe: Recipe,
+    source: DataSource,
+    layers: list[str],
+    device: torch.device,
+    precision: str,
+    weights: str | None,
+) -> tuple[Network, WeightsReport | None]:
+    num_classes = len(source.class_names)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        model = create_model(entry.model, num_classes=num_classes, norm=entry.norm, stem=entry.stem, arguments=entry.arguments)
+    report = None
+    if weights is not None:
+        new_head = isinstance(entry, schema.Student) and entry.new_head
+        report = load_weights(model, entry.model, weights, num_classes=num_classes, new_head=new_head, role=role)
+    try:
+        network = Network(
+            model,
+            mean=entry.mean or (report and report.mean) or source.mean,
+            std=entry.std or (report and report.std) or source.std,
+            layers=layers,
+            aliases=entry.features,
+            autocast_dtype=DTYPES[precision] if precision in ("bf16", "fp16") else None,
+            channels_last=recipe.train.channels_last,
+        )
+    except RecipeError as error:
+        raise RecipeError(f"{role} {entry.model}: {error}") from error
+    dtype = torch.float64 if precision == "fp64" else None
+    memory_format = torch.channels_last if recipe.train.channels_last else torch.contiguous_format
+    return network.to(device, dtype).to(memory_format=memory_format), report
+
+
+def _set_up(losses: Mapping[str, DistillLoss], recipe: Recipe, source: DataSource, student: Network, teacher: Network | None) -> None:
+    """Gives every loss the shapes it may need. Errors name the loss by its label."""
+    infos = {
+        role: _info(network, entry.model, source)
+        for role, network, entry in (("student", student, recipe.student), ("teacher", teacher, recipe.teacher))
+        if network is not None
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        for label, loss in losses.items():
+            try:
+                loss.setup(infos["student"], infos.get("teacher"))
+            except DistillError as error:
+                raise RecipeError(f"losses.{label}: {error}") from error
+
+
+def _info(network: Network, name: str, source: DataSource) -> ModelInfo:
+    num_classes = len(source.class_names)
+    shapes = measure_shapes(network.model, network.hooks, source.image_size)
+    return describe(network.model, name, shapes, num_classes)
+
+
+def rehearse(pieces: Pieces, source: DataSource) -> None:
+    """One step on two pictures, in eval mode so that no statistic moves: finds before training what would fail in it.
+
+    Raises RecipeError if a parameter gets no gradient (it would keep its initial value, and stop several processes), or if a loss is not a
+    finite scalar.
+    """
+    device, size = pieces.distiller.student.mean.device, source.image_size
+    pixels = torch.randint(0, 256, (2, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)).to(device)
+    row = torch.arange(2, device=device)
+    batch = Batch(pixels, row % len(source.class_names), row, torch.zeros_like(row))
+    pieces.distiller.eval()
+    output = pieces.distiller(batch, pieces.teacher(batch) if pieces.teacher else None)
+    for label, term in output.terms.items():
+        if term.ndim or not term.isfinite():
+            raise RecipeError(f"losses.{label}: must give one finite number, gave {term.tolist()} for two random pictures and initial weights")
+    if not output.loss.requires_grad:
+        raise RecipeError("no loss depends on the student: its output is detached, or every weight is 0")
+    output.loss.backward()
+    _require_gradients(pieces.distiller)
+    pieces.distiller.zero_grad(set_to_none=True)
+    pieces.distiller.train()
+
+
+def _require_gradients(distiller: nn.Module) -> None:
+    names = [name for name, parameter in distiller.named_parameters() if parameter.requires_grad and parameter.grad is None]
+    if names:
+        some = ", ".join(name.replace("student.model.", "student.") for name in names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+        raise RecipeError(f"no loss reaches these parameters, they would never learn: {some}; add a loss that uses them, such as ce: {{weight: 1.0}}")
+
+
+def weight_sources(recipe: Recipe, trained_teacher: str | None) -> dict[str, str]:
+    """role -> where its weights come from, for build_pieces."""
+    sources: dict[str, Any] = {"student": recipe.student.weights, "teacher": None}
+    if recipe.teacher is not None and recipe.teacher.weights != "random":
+        sources["teacher"] = trained_teacher if recipe.teacher.weights == "train" else recipe.teacher.weights
+    return {role: value for role, value in sources.items() if value is not None}

@@ -1,0 +1,148 @@
+"""Builds the loaders, the optimizer and the trainer of a run from its recipe."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from distill.build.pieces import Pieces
+from distill.data.loader import EvaluationLoader, TrainingLoader
+from distill.data.sampler import StepSampler
+from distill.data.sources.base import DataSource, Part
+from distill.data.views import Views
+from distill.engine.evaluation import score
+from distill.engine.network import Network
+from distill.engine.runtime import cores_per_process
+from distill.engine.optim import make_optimizer, make_schedule
+from distill.engine.trainer import Log, Trainer
+from distill.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long a run is, known before anything is built."""
+
+    steps_per_epoch: int
+    num_steps: int
+    num_epochs: int
+
+    def images_seen(self, global_batch_size: int) -> int:
+        return self.num_steps * global_batch_size
+
+
+def make_sampler(recipe: Recipe, source: DataSource, *, rank: int, world_size: int) -> StepSampler:
+    """Raises RecipeError or DataError if the batch can't be divided or filled."""
+    return StepSampler(
+        len(source.train),
+        recipe.data.global_batch_size,
+        seed=recipe.seed,
+        rank=rank,
+        world_size=world_size,
+        accumulation=recipe.train.accumulation,
+    )
+
+
+def plan_run(recipe: Recipe, source: DataSource, world_size: int) -> Plan:
+    """Raises RecipeError or DataError if the batch can't be divided or filled."""
+    steps_per_epoch = make_sampler(recipe, source, rank=0, world_size=world_size).steps_per_epoch
+    num_steps = min(recipe.train.epochs * steps_per_epoch, recipe.train.max_steps or math.inf)
+    return Plan(steps_per_epoch, num_steps, math.ceil(num_steps / steps_per_epoch))
+
+
+def evaluation_loader(recipe: Recipe, source: DataSource, part: Part, accelerator: Accelerator) -> EvaluationLoader:
+    """Shares a part among the processes; the pictures of a batch only decide speed, not results."""
+    return EvaluationLoader(
+        part,
+        source.image_size,
+        batch_size=max(64, recipe.data.global_batch_size // accelerator.num_processes),
+        device=accelerator.device,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+        workers=_num_workers(recipe, part),
+    )
+
+
+def build_trainer(
+    recipe: Recipe, source: DataSource, pieces: Pieces, accelerator: Accelerator, *, precision: str, log: Log
+) -> tuple[Trainer, Network]:
+    """(the trainer, the network that is scored and kept: the student, or its moving average where the recipe has one)."""
+    train, plan = recipe.train, plan_run(recipe, source, accelerator.num_processes)
+    student, averaged = pieces.distiller.student, None
+    scored = student
+    if train.ema_decay is not None:
+        averaged = AveragedModel(student.model, multi_avg_fn=get_ema_multi_avg_fn(train.ema_decay))
+        scored = student.like(averaged.module)
+    trainer = Trainer(
+        accelerator=accelerator,
+        distiller=pieces.distiller,
+        teacher=pieces.teacher,
+        optimizer=make_optimizer(
+            pieces.distiller,
+            name=train.optimizer,
+            lr=train.lr,
+            weight_decay=train.weight_decay,
+            momentum=train.momentum,
+            nesterov=train.nesterov,
+            betas=train.betas,
+        ),
+        loader=_training_loader(recipe, source, accelerator),
+        schedule=make_schedule(
+            lr=train.lr,
+            num_steps=plan.num_steps,
+            warmup_steps=round(train.warmup_epochs * plan.steps_per_epoch),
+            kind=train.schedule,
+            milestones=train.milestones,
+            gamma=train.gamma,
+            final_lr_fraction=train.final_lr_fraction,
+        ),
+        num_steps=plan.num_steps,
+        evaluate=_evaluation(scored, evaluation_loader(recipe, source, source.val, accelerator), accelerator),
+        log=log,
+        log_every=train.log_every,
+        clip_norm=train.clip_norm,
+        averaged=averaged,
+        scaler=torch.amp.GradScaler(accelerator.device.type, enabled=precision == "fp16"),
+    )
+    return trainer, scored
+
+
+def _training_loader(recipe: Recipe, source: DataSource, accelerator: Accelerator) -> TrainingLoader:
+    data = recipe.data
+    views = Views(
+        size=source.image_size,
+        crop=data.augment.crop,
+        padding=data.augment.padding,
+        scale=data.augment.scale,
+        ratio=data.augment.ratio,
+        flip=data.augment.flip,
+    )
+    return TrainingLoader(
+        source.train,
+        views,
+        make_sampler(recipe, source, rank=accelerator.process_index, world_size=accelerator.num_processes),
+        view_seed=data.view_seed,
+        num_views=data.views or recipe.train.epochs,
+        device=accelerator.device,
+        workers=_num_workers(recipe, source.train),
+    )
+
+
+def _evaluation(network: Network, loader: EvaluationLoader, accelerator: Accelerator) -> Callable[[], Mapping[str, float]]:
+    def evaluate() -> dict[str, float]:
+        result = score({"student": network}, loader, accelerator)["student"]
+        return {"val_top1": result.top1, "val_nll": result.nll}
+
+    return evaluate
+
+
+def _num_workers(recipe: Recipe, part: Part) -> int:
+    if part.pixels is not None:
+        return 0
+    if recipe.data.workers is not None:
+        return recipe.data.workers
+    return min(8, cores_per_process())
