@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from distill import recipe_files
+from distill import recipe_search
 from distill.errors import RecipeError
 from distill.recipe import Recipe
 from distill.recipe_files import Problem, explain, find_recipe, fingerprint, list_recipes, load_recipe, read_draft, to_yaml
@@ -28,7 +28,7 @@ train:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with one part and one recipe that extends it; the checkout's own recipes are out of sight."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(recipe_files, "__file__", str(tmp_path / "site" / "distill" / "recipe_files.py"))
+    monkeypatch.setattr(recipe_search, "__file__", str(tmp_path / "site" / "distill" / "recipe_search.py"))
     write("recipes/base/common.yaml", BASE)
     write("recipes/imagenet/r50_to_r18.yaml", "extends: base/common\nlosses:\n  kd: {temperature: 2}\n")
     return tmp_path

@@ -17,8 +17,8 @@ from distill.data.sources.base import DataSource, Part
 from distill.data.views import Views
 from distill.engine.evaluation import score
 from distill.engine.network import Network
-from distill.engine.runtime import cores_per_process
 from distill.engine.optim import make_optimizer, make_schedule
+from distill.engine.runtime import cores_per_process
 from distill.engine.trainer import Log, Trainer
 from distill.recipe import Recipe
 
