@@ -1,0 +1,61 @@
+"""What the README says is run: its loss, its recipe, its commands, its way to load the student."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+QUICK = ["data.source=synthetic", "data.root=null", "data.image_size=32", "data.global_batch_size=8", "train.max_steps=2", "control=false"]
+QUICK += ["teacher.weights=random"]
+
+
+def block(language: str, containing: str) -> str:
+    (found,) = [text for kind, text in BLOCKS if kind == language and containing in text]
+    return found
+
+
+def commands() -> list[str]:
+    lines = "\n".join(text for kind, text in BLOCKS if kind == "bash").splitlines()
+    return [line.split("#")[0].strip() for line in lines if line.startswith("distill train")]
+
+
+def test_readmes_loss_works_from_its_own_file_and_is_short(distill):
+    loss = block("python", "class Direction")
+    assert len([line for line in loss.splitlines() if line.strip()]) <= 15
+    Path("direction.py").write_text(loss)
+    Path("direction.yaml").write_text(block("yaml", "direction"))
+    code, _, err = distill("train", "--recipe", "direction.yaml", "--plugin", "direction.py", *QUICK)
+    assert code == 0, err
+    first = json.loads(Path("runs/direction-seed0/metrics.jsonl").read_text().splitlines()[0])
+    assert {"ce", "direction"} <= set(first)
+    assert "kd" not in first
+
+
+@pytest.mark.parametrize("command", commands())
+def test_each_train_command_of_the_readme_is_valid(command, distill):
+    Path("direction.py").write_text(block("python", "class Direction"))
+    Path("direction.yaml").write_text(block("yaml", "direction"))
+    arguments = [part for part in shlex.split(command)[1:] if part != "--dry-run"]
+    code, out, err = distill(*arguments, "--dry-run")
+    assert code == 0, err
+    assert "student.model" in out
+
+
+def test_readmes_way_to_load_the_student_works(distill, monkeypatch):
+    options = ["data.source=synthetic", "data.arguments.num_classes=10", "data.global_batch_size=8", "train.max_steps=1", "control=false"]
+    assert distill("train", "--recipe", "r50_to_r18", "teacher.weights=random", *options)[0] == 0
+    scope: dict = {}
+    exec(block("python", "load_file"), scope)
+    assert scope["model"].fc.out_features == 10
+
+
+def test_readme_begins_with_the_two_commands():
+    assert "pip install -e . && accelerate launch distill/run.py --recipe r50_to_r18" in README
+    assert 'pip install -e ".[dev]" && pytest' in README
