@@ -98,6 +98,31 @@ def test_interrupted_teacher_leaves_nothing_and_the_next_run_trains_it(distill, 
     assert status("r50_to_r18-seed0")["state"] == "finished"  # the folder in which nothing was trained is used again
 
 
+def test_job_waits_for_another_that_trains_the_same_teacher(distill, tmp_path):
+    import threading
+
+    from filelock import FileLock
+
+    assert distill("train", "--recipe", "r50_to_r18", *EASY, "control=false")[0] == 0
+    (lock_file,) = (tmp_path / "cache" / "teachers").glob("*.lock")
+    lock = FileLock(lock_file, thread_local=False)
+    lock.acquire()
+    threading.Timer(6.0, lock.release).start()
+    code, _, err = distill("train", "--recipe", "r50_to_r18", *EASY, "control=false")
+    assert code == 0
+    assert "another job is training it" in err
+    assert "is used again" in err
+
+
+def test_teacher_may_start_from_weights_of_other_classes(distill):
+    torch.manual_seed(0)
+    torch.save({"state_dict": create_model("resnet18", num_classes=9).state_dict()}, "pretrained.pth")
+    options = [*EASY, "control=false", "teacher.overrides.student={weights: pretrained.pth, new_head: true}"]
+    code, _, err = distill("train", "--recipe", "r50_to_r18", *options)
+    assert code == 0, err
+    assert "its classifier is new" in err
+
+
 def test_teacher_from_a_file_from_a_run_and_with_wrong_classes(distill):
     assert distill("train", "--recipe", "smoke", "control=false", "student.model=resnet34", "run_name=big")[0] == 0
     for weights in ("runs/big", "runs/big/student.safetensors"):

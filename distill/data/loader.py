@@ -98,15 +98,29 @@ class _PlainViewsOfPart(_ViewsOfPart):
         return plain_view(picture[None], self.size)[0]
 
 
+class _Batches:
+    """The list of batches that a DataLoader goes through next, set anew for each epoch.
+
+    An object of its own, because a loader that leads back to itself is freed by the garbage collector, some time later and in an order in which its
+    workers never hear that they should end: torch then waits 5 seconds for each of them.
+    """
+
+    def __init__(self):
+        self.next: Iterator[list[tuple[int, int]]] = iter(())
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        return self.next
+
+
 class _Decoding:
     """A DataLoader whose list of batches is set anew for each epoch, so that its workers live on."""
 
     def __init__(self, dataset: Dataset, device: torch.device, workers: int):
-        self._batches: Iterator[list[tuple[int, int]]] = iter(())
+        self._batches = _Batches()
         self._device = device
         self._loader = DataLoader(
             dataset,
-            batch_sampler=self,
+            batch_sampler=self._batches,
             collate_fn=_collate,
             num_workers=workers,
             persistent_workers=workers > 0,
@@ -115,12 +129,9 @@ class _Decoding:
             generator=torch.Generator(),  # else each epoch takes a number from the global one, and resuming within an epoch takes one more
         )
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        return self._batches
-
     def run(self, micro_batches: Iterator[np.ndarray], view: int) -> Iterator[tuple[np.ndarray, Tensor]]:
         """(positions, pictures [n, 3, size, size] uint8 on the device) of each micro-batch."""
-        self._batches = ([(int(position), view) for position in positions] for positions in micro_batches)
+        self._batches.next = ([(int(position), view) for position in positions] for positions in micro_batches)
         for positions, pictures in self._loader:
             if isinstance(pictures, str):
                 raise DataError(pictures)

@@ -218,6 +218,17 @@ def test_clipping_bounds_the_step():
     assert moved[1] <= 1e-3 * 1.9 + 1e-6  # nesterov's first step is 1.9 times the gradient
 
 
+def test_loss_scaling_as_for_fp16_changes_nothing_in_float32():
+    parameters = []
+    for enabled in (False, True):
+        distiller, teacher = make_distiller({"ce": CrossEntropy(), "kd": KD()})
+        scaler = torch.amp.GradScaler("cpu", enabled=enabled, init_scale=2.0**10)
+        make_trainer(distiller, teacher, num_steps=3, clip_norm=0.5, scaler=scaler).train()
+        parameters.append(torch.cat([parameter.detach().flatten() for parameter in distiller.parameters()]))
+    assert torch.allclose(*parameters, atol=1e-6)
+    assert not torch.equal(parameters[0], torch.zeros_like(parameters[0]))
+
+
 def test_moving_average_follows_the_closed_form():
     distiller, teacher = make_distiller({"ce": CrossEntropy()})
     averaged = AveragedModel(distiller.student.model, multi_avg_fn=get_ema_multi_avg_fn(0.5))

@@ -98,9 +98,7 @@ def stratified_cut(labels: np.ndarray, fraction: float, class_names: Sequence[st
         num_cut = max(1, round(fraction * len(members)))
         if num_cut >= len(members):
             name = repr(class_names[label]) if class_names else f"number {label}"
-            raise DataError(
-                f"class {name} has too few pictures to set {fraction:.0%} of them aside: there are {len(members)} left to train on; add some"
-            )
+            raise DataError(f"class {name} has {len(members)} picture(s) left, too few to set {fraction:.0%} of them aside; add some")
         cut.append(members[:num_cut])
     chosen = np.sort(np.concatenate(cut))
     return np.setdiff1d(np.arange(len(labels)), chosen), chosen

@@ -1,0 +1,210 @@
+"""Both loaders on both paths: pictures in memory, and pictures decoded from files by workers."""
+
+import gc
+import weakref
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from distill.data.loader import EvaluationLoader, TrainingLoader
+from distill.data.random_rows import view_table
+from distill.data.sampler import StepSampler
+from distill.data.sources.base import Part
+from distill.data.sources.imagefolder import ImageFolder
+from distill.data.views import Views, plain_view
+from distill.errors import DataError
+
+CPU = torch.device("cpu")
+NUM, SIZE = 26, 20
+VIEWS = {
+    "none": Views(SIZE, flip=0.5),
+    "padded": Views(SIZE, crop="padded", padding=2, flip=0.5),
+    "random_resized": Views(12, crop="random_resized", flip=0.5),
+}
+
+
+@pytest.fixture(scope="module")
+def pixels() -> torch.Tensor:
+    return torch.randint(0, 256, (NUM, 3, SIZE, SIZE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def folder(pixels, tmp_path_factory):
+    """train/ with the pictures as PNGs, 13 of each class; val/ and test/ with one of each."""
+    root = tmp_path_factory.mktemp("pictures")
+    for index, picture in enumerate(pixels):
+        for part in ("train", "val", "test") if index % 13 == 0 else ("train",):
+            path = root / part / ("cat" if index < 13 else "dog") / f"{index:03}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(picture.permute(1, 2, 0).numpy()).save(path)
+    return root
+
+
+@pytest.fixture(scope="module")
+def in_files(folder) -> Part:
+    return ImageFolder(str(folder)).train
+
+
+@pytest.fixture(scope="module")
+def in_memory(pixels) -> Part:
+    return Part(np.array([0] * 13 + [1] * 13), np.arange(NUM), pixels=pixels)
+
+
+def loader(part: Part, views: Views = VIEWS["padded"], *, workers: int = 0, num_views: int = 5, accumulation: int = 1, view_seed: int = 7):
+    sampler = StepSampler(len(part), 8, seed=1, accumulation=accumulation)
+    return TrainingLoader(part, views, sampler, view_seed=view_seed, num_views=num_views, device=CPU, workers=workers)
+
+
+def assert_equal(ours, theirs):
+    ours, theirs = list(ours), list(theirs)
+    assert len(ours) == len(theirs) > 0
+    for first, second in zip(ours, theirs, strict=True):
+        for name in first._fields:
+            assert torch.equal(getattr(first, name), getattr(second, name)), name
+
+
+@pytest.mark.parametrize("kind", VIEWS)
+def test_pictures_in_memory_and_in_files_give_the_same_batches(in_memory, in_files, kind):
+    for epoch in (0, 3):
+        assert_equal(loader(in_files, VIEWS[kind]).epoch(epoch), loader(in_memory, VIEWS[kind]).epoch(epoch))
+
+
+def test_a_batch_holds_the_views_labels_and_ids_of_its_samples(in_memory, pixels):
+    batches = list(loader(in_memory, VIEWS["random_resized"]).epoch(3))
+    positions = StepSampler(NUM, 8, seed=1).micro_batches(3)
+    for batch, chosen in zip(batches, positions, strict=True):
+        assert batch.sample_ids.tolist() == chosen.tolist()
+        assert batch.labels.tolist() == [int(position >= 13) for position in chosen]
+        assert batch.view.tolist() == [3] * 8
+        assert torch.equal(batch.images, VIEWS["random_resized"].apply(pixels[chosen], view_table(7, 3, NUM)[chosen]))
+        assert batch.images.dtype == torch.uint8
+        assert batch.labels.dtype == batch.sample_ids.dtype == batch.view.dtype == torch.int64
+
+
+def test_views_follow_the_sample_id_and_not_the_position(pixels):
+    part = Part(np.zeros(NUM), np.arange(NUM) * 3 + 100, pixels=pixels)
+    for batch in loader(part).epoch(0):
+        ids = batch.sample_ids.numpy()
+        assert torch.equal(batch.images, VIEWS["padded"].apply(pixels[(ids - 100) // 3], view_table(7, 0, 200)[ids]))
+
+
+def test_workers_change_nothing_even_when_an_epoch_is_abandoned(in_files):
+    alone, helped = loader(in_files), loader(in_files, workers=2)
+    assert_equal(helped.epoch(0), alone.epoch(0))
+    next(helped.epoch(1))  # and never read on, though the workers have gone ahead
+    assert_equal(helped.epoch(2), alone.epoch(2))
+    assert_equal(helped.epoch(1, first_step=2), alone.epoch(1, first_step=2))
+
+
+def test_loader_is_freed_when_dropped_without_waiting_for_the_garbage_collector(in_files):
+    # In a cycle its workers would be ended by the collector, in an order in which torch waits 5 seconds for each.
+    gc.disable()
+    try:
+        loading = loader(in_files)
+        dropped = weakref.ref(loading._decoding)
+        list(loading.epoch(0))
+        del loading
+        assert dropped() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("part", ["in_memory", "in_files"])
+@pytest.mark.parametrize("first_step", [1, 2])
+def test_an_epoch_continued_is_the_tail_of_the_epoch(request, part, first_step, accumulation):
+    loading = loader(request.getfixturevalue(part), accumulation=accumulation)
+    assert loading.steps_per_epoch == 3
+    assert_equal(loading.epoch(4, first_step=first_step), list(loading.epoch(4))[first_step * accumulation :])
+
+
+@pytest.mark.parametrize("part", ["in_memory", "in_files"])
+def test_views_come_round_again_after_num_views_epochs(request, part):
+    loading = loader(request.getfixturevalue(part), num_views=2)
+    shown = [{int(i): image for batch in loading.epoch(epoch) for i, image in zip(batch.sample_ids, batch.images, strict=True)} for epoch in range(4)]
+    assert [int(next(loading.epoch(epoch)).view[0]) for epoch in range(4)] == [0, 1, 0, 1]
+    for first, second, is_same in ((0, 2, True), (1, 3, True), (0, 1, False)):
+        common = shown[first].keys() & shown[second].keys()
+        assert len(common) >= 2 * 24 - NUM
+        assert all(torch.equal(shown[first][i], shown[second][i]) for i in common) == is_same
+    assert list(shown[0]) != list(shown[2])  # the order is another one all the same
+
+
+def test_view_seed_changes_the_views_and_not_the_order(in_memory):
+    one, other = next(loader(in_memory).epoch(0)), next(loader(in_memory, view_seed=8).epoch(0))
+    assert torch.equal(one.sample_ids, other.sample_ids)
+    assert not torch.equal(one.images, other.images)
+
+
+def test_loading_leaves_the_global_random_numbers_alone(in_files):
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    list(loader(in_files).epoch(0))
+    list(EvaluationLoader(in_files, SIZE, batch_size=8, device=CPU))
+    assert torch.equal(torch.rand(1), expected)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+@pytest.mark.parametrize("num", [1, 2, 7, 25])
+@pytest.mark.parametrize("part", ["in_memory", "in_files"])
+def test_evaluation_sees_each_sample_once_over_all_processes(request, part, num, world_size):
+    chosen = request.getfixturevalue(part).subset(np.arange(NUM - num, NUM))
+    seen = []
+    for rank in range(world_size):
+        for positions, batch in EvaluationLoader(chosen, SIZE, batch_size=4, device=CPU, rank=rank, world_size=world_size):
+            assert 1 <= len(positions) == len(batch.images) <= 4
+            assert batch.sample_ids.tolist() == (positions + NUM - num).tolist()
+            assert batch.labels.tolist() == [int(position + NUM - num >= 13) for position in positions]
+            seen += positions.tolist()
+    assert sorted(seen) == list(range(num))
+
+
+@pytest.mark.parametrize("size", [SIZE, 9])
+def test_evaluation_shows_the_unvaried_picture_on_both_paths(in_memory, in_files, pixels, size):
+    for part, workers in ((in_memory, 0), (in_files, 0), (in_files, 2)):
+        loading = EvaluationLoader(part, size, batch_size=10, device=CPU, workers=workers)
+        for _ in range(2):  # it can be gone through again
+            shown = list(loading)
+            assert [len(positions) for positions, _ in shown] == [10, 10, 6]
+            assert torch.equal(torch.cat([batch.images for _, batch in shown]), plain_view(pixels, size))
+
+
+def test_pictures_of_different_sizes_share_a_batch(tmp_path):
+    for name, width in (("a", 5), ("b", 40)):
+        for part in ("train", "val", "test"):
+            (tmp_path / part / name).mkdir(parents=True)
+            for index in range(4):
+                Image.new("RGB", (width + index, 9), (index, 2, 3)).save(tmp_path / part / name / f"{index}.png")
+    part = ImageFolder(str(tmp_path)).train
+    for views in VIEWS.values():
+        assert next(loader(part, views).epoch(0)).images.shape == (8, 3, views.size, views.size)
+
+
+def failure_of(loading) -> str:
+    """The DataError's text; the error itself is let go, because its traceback would keep the loader for the garbage collector."""
+    try:
+        list(loading)
+    except DataError as error:
+        return str(error)
+    return "no failure"
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("content", [b"this is no picture", b"", None])
+def test_broken_picture_is_named_without_a_traceback(tmp_path, folder, workers, content):
+    for path in folder.rglob("*.png"):
+        copy = tmp_path / path.relative_to(folder)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(path.read_bytes())
+    broken = tmp_path / "train" / "dog" / "015.png"
+    broken.write_bytes(broken.read_bytes()[:200] if content is None else content)  # None: cut off
+    part = ImageFolder(str(tmp_path)).train
+    everything = part.subset(np.arange(24))  # three whole batches: the broken one is in every epoch
+    for loading in (loader(everything, workers=workers).epoch(0), EvaluationLoader(part, SIZE, batch_size=8, device=CPU, workers=workers)):
+        message = failure_of(loading)
+        assert str(broken) in message
+        assert "Traceback" not in message
+        assert "\n" not in message

@@ -1,0 +1,174 @@
+"""Every mistake a person can make at the command line: one clear message that names the thing and the fix, the right exit code, nothing written over."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from distill.models.zoo import create_model
+
+FAST = ["teacher.model=resnet18", "control=false"]
+
+RECIPES = {
+    "an unknown recipe": (["--recipe", "r50_to_r81"], ["r50_to_r81", "did you mean"]),
+    "no recipe": ([], ["--recipe"]),
+    "an unknown key": (["--recipe", "smoke", "train.epoch=3"], ["train.epoch", "did you mean 'epochs'", "override"]),
+    "an unknown loss": (["--recipe", "smoke", "losses.kdd.weight=1"], ["losses.kdd", "did you mean 'kd'", "--plugin"]),
+    "an unknown loss argument": (["--recipe", "smoke", "losses.kd.temprature=2"], ["losses.kd.temprature", "did you mean 'temperature'"]),
+    "a loss argument of the wrong type": (["--recipe", "smoke", "losses.kd.temperature=hot"], ["losses.kd.temperature", "'hot'"]),
+    "a loss argument that is true": (["--recipe", "smoke", "losses.kd.temperature=true"], ["losses.kd.temperature", "true"]),
+    "a loss argument that makes no sense": (["--recipe", "smoke", "losses.kd.temperature=0"], ["losses.kd", "temperature must be above 0"]),
+    "a loss argument that is nan": (["--recipe", "smoke", "losses.kd.temperature=.nan"], ["losses.kd.temperature"]),
+    "an unknown layer": (["--recipe", "smoke", *FAST, "losses.at={weight: 1, layers: [layer5]}"], ["layer5", "layer4"]),
+    "an unknown model": (["--recipe", "smoke", "student.model=resnet19"], ["student.model", "resnet19", "did you mean 'resnet18'"]),
+    "an unknown model argument": (["--recipe", "smoke", *FAST, "student.arguments.widht=2"], ["widht"]),
+    "a wrong type": (["--recipe", "smoke", "train.epochs=many"], ["train.epochs", "whole number", "'many'"]),
+    "a negative seed": (["--recipe", "smoke", "seed=-1"], ["seed", "0 or more", "-1"]),
+    "a learning rate that is nan": (["--recipe", "smoke", "train.lr=.nan"], ["train.lr", "nan"]),
+    "a negative weight": (["--recipe", "smoke", "losses.kd.weight=-1"], ["losses.kd.weight", "0 or more"]),
+    "an unknown source": (["--recipe", "smoke", "data.source=imagefoldr"], ["data.source", "did you mean 'imagefolder'"]),
+    "an unknown source argument": (["--recipe", "smoke", "data.arguments.num_clases=3"], ["data.arguments.num_clases", "did you mean 'num_classes'"]),
+    "a loss that needs a teacher where there is none": (["--recipe", "smoke", "teacher=null", "control=false"], ["losses.kd", "needs a teacher"]),
+    "a batch that accumulation can't divide": (["--recipe", "smoke", *FAST, "train.accumulation=3"], ["data.global_batch_size=8", "multiple of 3"]),
+    "a run name that leaves the folder": (["--recipe", "smoke", "run_name=../../x"], ["run_name"]),
+    "an override without a value": (["--recipe", "smoke", "train.epochs"], ["train.epochs"]),
+    "a plugin that is not there": (["--recipe", "smoke", "--plugin", "nothing.py"], ["nothing.py", "no such file"]),
+    "fp16 on a CPU": (["--recipe", "smoke", *FAST, "train.precision=fp16"], ["fp16", "train.precision=auto"]),
+    "no loss that trains the classifier": (
+        ["--recipe", "smoke", *FAST, "losses.ce=null", "losses.kd=null", "losses.at.weight=1"],
+        ["no loss reaches these parameters", "student.fc.weight"],
+    ),
+    "pictures too small for the network": (
+        ["--recipe", "smoke", *FAST, "student.model=torchvision/alexnet", "data.image_size=16"],
+        ["16 px", "too small"],
+    ),
+}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the messages are those of a CPU")
+@pytest.mark.parametrize("case", RECIPES)
+def test_wrong_recipe_is_explained(case, distill):
+    arguments, parts = RECIPES[case]
+    code, _, err = distill("train", *arguments)
+    check_failure(code, err, 2, parts)
+
+
+def check_failure(code: int, err: str, expected: int, parts: list[str]) -> None:
+    flat = " ".join(err.split())
+    assert code == expected, err
+    for part in parts:
+        assert part in flat, f"{part!r} is not in: {flat}"
+    assert "Traceback" not in err
+    assert "unexpected" not in err
+    assert flat.count("error:") == 1
+    assert not list(Path("runs").glob("*/student.safetensors"))
+    assert not list(Path("runs").glob("*/summary.json"))
+
+
+def test_all_faults_are_told_at_once(distill):
+    _, _, err = distill("train", "--recipe", "smoke", "seed=-1", "losses.kd.temprature=2", "student.model=resnet19", "train.lr=.inf")
+    for part in ("seed", "losses.kd.temprature", "student.model", "train.lr"):
+        assert part in err
+
+
+def folder(classes: dict[str, int], root: str = "pictures", part: str = "train", size: int = 40) -> None:
+    for name, count in classes.items():
+        (Path(root) / part / name).mkdir(parents=True, exist_ok=True)
+        for number in range(count):
+            pixels = np.random.default_rng(number).integers(0, 256, (size, size, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(Path(root) / part / name / f"{number}.png")
+
+
+def broken() -> None:
+    folder({"cat": 20, "dog": 20})
+    for name in ("3.png", "5.png"):  # whole files are needed to see that these two are cut short
+        path = Path("pictures/train/cat") / name
+        path.write_bytes(path.read_bytes()[:200])
+
+
+FOLDERS = {
+    "missing": (lambda: None, ["pictures", "no such folder"]),
+    "a file": (lambda: Path("pictures").write_text(""), ["pictures", "a file, not a folder"]),
+    "empty": (lambda: Path("pictures").mkdir(), ["pictures", "has no folders in it"]),
+    "of one class": (lambda: folder({"cat": 20}), ["only one class", "cat"]),
+    "with other classes in val": (
+        lambda: (folder({"cat": 20, "dog": 20}), folder({"cat": 5, "cow": 5}, part="val")),
+        ["val", "missing there: dog", "only there: cow"],
+    ),
+    "smaller than the batch": (lambda: folder({"cat": 4, "dog": 4}), ["fewer than one batch of 8", "data.global_batch_size="]),
+    "with a class without pictures": (lambda: (folder({"cat": 20, "dog": 20}), Path("pictures/train/cow").mkdir()), ["cow", "no pictures"]),
+    "with a broken picture": (broken, ["can't read the picture", ".png", "replace or remove"]),
+}
+
+
+@pytest.mark.parametrize("case", FOLDERS)
+@pytest.mark.parametrize("workers", [0, 1])
+def test_unusable_picture_folder_is_explained(case, workers, distill):
+    make, parts = FOLDERS[case]
+    make()
+    options = [*FAST, "data.source=imagefolder", "data.root=pictures", "data.image_size=32", f"data.workers={workers}", "train.max_steps=null"]
+    code, _, err = distill("train", "--recipe", "smoke", *options)
+    check_failure(code, err, 3, parts)
+    assert '"exit_code": 3' in Path("runs/smoke-seed0/status.json").read_text()
+
+
+class Malicious:
+    def __reduce__(self):
+        return os.mkdir, ("owned",)
+
+
+def truncated(path: str) -> None:
+    save_file(create_model("resnet18", num_classes=4).state_dict(), "whole.safetensors")
+    data = Path("whole.safetensors").read_bytes()
+    Path(path).write_bytes(data[: len(data) // 2])
+
+
+def malicious(path: str) -> None:
+    with Path(path).open("wb") as file:
+        pickle.dump({"state_dict": Malicious()}, file)
+
+
+TEACHERS = {
+    "missing": (lambda path: None, "teacher.pth", ["teacher.pth"]),
+    "truncated": (truncated, "teacher.safetensors", ["teacher.safetensors"]),
+    "of another architecture": (
+        lambda path: torch.save(create_model("resnet34", num_classes=4).state_dict(), path),
+        "teacher.pth",
+        ["teacher.pth", "resnet34"],
+    ),
+    "of another class count": (
+        lambda path: torch.save(create_model("resnet18", num_classes=7).state_dict(), path),
+        "teacher.pth",
+        ["7 classes", "4"],
+    ),
+    "a malicious pickle": (malicious, "teacher.pth", ["teacher.pth", "run code", "safetensors"]),
+    "no weights at all": (lambda path: Path(path).write_text("hello"), "teacher.pth", ["teacher.pth"]),
+}
+
+
+@pytest.mark.parametrize("case", TEACHERS)
+def test_unusable_teacher_file_is_explained(case, distill):
+    make, path, parts = TEACHERS[case]
+    make(path)
+    code, _, err = distill("train", "--recipe", "smoke", *FAST, f"teacher.weights={path}")
+    check_failure(code, err, 3, parts)
+    assert not Path("owned").exists()
+
+
+def test_diverging_loss_stops_and_is_named(distill):
+    code, _, err = distill("train", "--recipe", "smoke", *FAST, "train.lr=1e30", "train.max_steps=20", "train.epochs=5", "train.precision=fp32")
+    check_failure(code, err, 4, ["step", "the loss", "nan", "train.lr"])
+    assert '"exit_code": 4' in Path("runs/smoke-seed0/status.json").read_text()
+
+
+def test_folder_that_may_not_be_written_is_explained(distill):
+    Path("taken").write_text("a file")
+    code, _, err = distill("train", "--recipe", "smoke", "runs_dir=taken")
+    check_failure(code, err, 3, ["taken", "runs_dir="])
