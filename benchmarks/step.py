@@ -14,7 +14,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from accelerate import PartialState
 
 from benchmarks.interleave import interleave
 from distill.build.pieces import build_pieces
@@ -22,7 +21,7 @@ from distill.build.trainer import build_trainer
 from distill.data.random_rows import permutation, view_table
 from distill.data.sources.synthetic import Synthetic
 from distill.data.views import Views
-from distill.engine.runtime import make_accelerator, resolve_precision, use_all_cores
+from distill.engine.runtime import make_accelerator, processes, resolve_precision, use_all_cores
 from distill.models.zoo import create_model
 from distill.recipe_files import load_recipe
 from distill.record import environment
@@ -97,7 +96,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=6, help="steps in a block")
     options = parser.parse_args()
     use_all_cores()
-    device = PartialState().device
+    device = processes().device
     precision = resolve_precision("auto", device)
     source = Synthetic(image_size=64, num_classes=NUM_CLASSES, num_train=options.batch_size * options.steps, num_val=10, num_test=10)
     ours, our_log = framework(source, options.batch_size, device, precision)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from distill import record
@@ -17,7 +16,7 @@ from distill.build.source import open_source
 from distill.build.trainer import plan_run
 from distill.data.sources.base import DataSource
 from distill.engine.costs import Costs, measure_costs
-from distill.engine.runtime import resolve_precision, use_all_cores
+from distill.engine.runtime import processes, resolve_precision, use_all_cores
 from distill.errors import DistillError
 from distill.recipe import LossEntry, Recipe
 from distill.recipe_files import Draft, read_draft
@@ -43,7 +42,7 @@ def check(draft: Draft, catalogue: Catalogue) -> Recipe:
 def run_job(draft: Draft, recipe: Recipe, catalogue: Catalogue) -> Path:
     """Trains what is missing, compares, shows the result, and returns the run's folder."""
     use_all_cores()
-    state = PartialState()
+    state = processes()
     job = Job(catalogue, state, make_console(is_main=state.is_main_process))
     name = recipe.run_name or f"{draft.name.replace('/', '-')}-seed{recipe.seed}"
     folder = _agree_on_folder(recipe, name, job, is_fixed=recipe.run_name is not None)

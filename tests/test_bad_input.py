@@ -1,4 +1,4 @@
-"""Every mistake a person can make at the command line: one clear message that names the thing and the fix, the right exit code, nothing written over."""
+"""Every mistake at the command line: one clear message that names the thing and the fix, the right exit code, nothing written over."""
 
 from __future__ import annotations
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import torch
-from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from distill.build.pieces import build_pieces
 from distill.build.trainer import build_trainer
 from distill.data.sampler import StepSampler
 from distill.data.sources.synthetic import Synthetic
-from distill.engine.runtime import make_accelerator
+from distill.engine.runtime import make_accelerator, processes
 from distill.models.weight_files import tensors_sha256
 from distill.recipe_files import load_recipe
 from distill.resolve import Catalogue
@@ -20,7 +19,7 @@ OVERRIDES += ["train.max_steps=3", "train.precision=fp32", "train.lr=0.01", "tra
 
 
 def main() -> None:
-    state = PartialState()
+    state = processes()
     assert state.num_processes == 2, state
     recipe, source = load_recipe("smoke", OVERRIDES), Synthetic(num_train=64, num_val=9, num_test=9)
     pieces = build_pieces(recipe, Catalogue(), source, device=state.device, precision="fp32", weights={})

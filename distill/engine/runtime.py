@@ -6,7 +6,7 @@ import os
 import platform
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedDataParallelKwargs
 
 from distill.errors import RecipeError
@@ -45,6 +45,17 @@ def _has_fast_bf16(device: torch.device) -> bool:
         capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}  # newer than torch 2.10
         return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
     return False
+
+
+def processes() -> PartialState:
+    """The processes of this job. Raises RecipeError if a launcher has started several and Accelerate does not see them."""
+    make_accelerator()  # it, and not PartialState, reads ACCELERATE_USE_CPU
+    state, started = PartialState(), int(os.environ.get("WORLD_SIZE", "1"))
+    if state.num_processes != started:
+        raise RecipeError(
+            f"{started} processes were started, but each would work alone; on CPUs set ACCELERATE_USE_CPU=true in the environment of the launcher"
+        )
+    return state
 
 
 def make_accelerator(accumulation: int = 1) -> Accelerator:

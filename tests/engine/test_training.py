@@ -200,7 +200,7 @@ def test_a_loss_that_is_not_finite_stops_training_and_is_named():
     before = checksum(distiller.student.model)
     with pytest.raises(DivergedError, match=r"step 1: the loss 'boom' is inf.*train\.lr.*losses\.boom\.weight"):
         make_trainer(distiller, teacher).train()
-    parameters = {name: value for name, value in distiller.student.model.named_parameters()}
+    parameters = dict(distiller.student.model.named_parameters())
     assert all(value.isfinite().all() for value in parameters.values())
     assert before != ""
 

@@ -10,7 +10,7 @@ from distill.report.console import RunProgress, duration
 from distill.report.statistics import paired_difference
 from distill.report.table import result_table, verdict
 
-ROW = {"model": "resnet18", "val_top1": 0.871, "test_top1": 0.8654, "num_parameters": 11_181_642, "gmacs": 0.0345, "images_per_second": 3412.7}
+ROW = {"model": "resnet18", "val_top1": 0.871, "test_top1": 0.8654, "num_parameters": 11_181_642, "gmacs": 0.0342, "images_per_second": 3412.7}
 SUMMARY = {
     "run_name": "r50_to_r18-seed0",
     "seed": 0,
