@@ -132,8 +132,9 @@ def _announce(preparation: _Preparation, path: Path, source: DataSource, job: Jo
     """Says what will be done and about how long it takes, from the speed just measured."""
     recipe, sizes = preparation.recipe, " / ".join(f"{len(part):,}" for part in (source.train, source.val, source.test))
     precision = resolve_precision(recipe.train.precision, job.state.device)
-    job.console.print(f"[bold]{path.name}[/bold]: {recipe.description}")
-    job.console.print(f"data: {recipe.data.source}, {source.image_size} px, {sizes} pictures to train / validate / test. {source.note}")
+    job.console.print(f"{path.name}: {recipe.description}", style="bold")
+    job.console.print(f"data: {recipe.data.source}, {source.image_size} px, {sizes} pictures to train / validate / test")
+    job.console.print(f"      {source.note}")
     job.console.print(f"on: {job.state.num_processes} process(es), {job.state.device.type}, {precision}")
     total = 0.0
     for number, (what, seconds) in enumerate(_steps(preparation, source, job), start=1):
@@ -152,19 +153,25 @@ def _steps(preparation: _Preparation, source: DataSource, job: Job) -> Iterator[
             yield f"use the teacher {recipe.teacher.model} again that was trained on {preparation.known_teacher['created'][:10]}", 0.0
         else:
             seconds = _seconds(preparation.teacher, source, job, costs["teacher"])
-            yield f"train the teacher {recipe.teacher.model} for {preparation.teacher.train.epochs} epochs, once: it is kept for later runs", seconds
+            yield f"train the teacher {recipe.teacher.model} for {_length(preparation.teacher)}, once: it is kept for later runs", seconds
     if preparation.finished_control is not None:
         yield f"use the student alone again from {preparation.finished_control}", 0.0
     elif preparation.control is not None:
         yield (
-            f"train the student {recipe.student.model} alone for {recipe.train.epochs} epochs, to compare with",
+            f"train the student {recipe.student.model} alone for {_length(recipe)}, to compare with",
             _seconds(recipe, source, job, costs["student"]),
         )
     terms = " + ".join(f"{entry.weight:g} {label}" for label, entry in recipe.losses.items())
     yield (
-        f"train the student {recipe.student.model} for {recipe.train.epochs} epochs on {terms}",
+        f"train the student {recipe.student.model} for {_length(recipe)} on {terms}",
         _seconds(recipe, source, job, costs["student"], costs.get("teacher")),
     )
+
+
+def _length(recipe: Recipe) -> str:
+    if recipe.train.max_steps is not None:
+        return f"at most {recipe.train.max_steps} steps"
+    return f"{recipe.train.epochs} epoch" + ("s" if recipe.train.epochs > 1 else "")
 
 
 def _seconds(recipe: Recipe, source: DataSource, job: Job, student: Costs, teacher: Costs | None = None) -> float:

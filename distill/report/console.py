@@ -14,18 +14,18 @@ SECONDS_BETWEEN_LINES = 20
 
 def make_console(*, is_main: bool) -> Console:
     """Writes to standard error, so that standard output stays free for results; silent on all processes but the first."""
-    console = Console(stderr=True, quiet=not is_main, highlight=False)
-    if not console.is_terminal:
-        console = Console(stderr=True, quiet=not is_main, highlight=False, width=160)  # rich assumes 80, and would break lines in files
-    return console
+    return _console(is_main=is_main, stderr=True)
 
 
 def print_result(renderable: RenderableType, *, is_main: bool) -> None:
     """The result of the job, to standard output."""
-    console = Console(quiet=not is_main, highlight=False)
-    if not console.is_terminal:
-        console = Console(quiet=not is_main, highlight=False, width=160)
-    console.print(renderable)
+    _console(is_main=is_main, stderr=False).print(renderable)
+
+
+def _console(*, is_main: bool, stderr: bool) -> Console:
+    options = {"stderr": stderr, "quiet": not is_main, "highlight": False, "markup": False}
+    console = Console(**options)
+    return console if console.is_terminal else Console(**options, width=1000)  # rich assumes 80 in a file, and would break lines there
 
 
 def duration(seconds: float) -> str:
