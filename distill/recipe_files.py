@@ -194,8 +194,11 @@ def _leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str,
 
 
 def fingerprint(recipe: Recipe) -> str:
-    """Returns a SHA-256 over what decides the training's result: not over names, places of output, workers or checks."""
-    aside = {"data": {"workers"}, "train": {"log_every"}, "teacher": {"check", "claimed_top1"}}
+    """Returns a SHA-256 over what decides the training's result: not over names, places, workers or checks.
+
+    The pictures themselves are left to the fingerprint of their source.
+    """
+    aside = {"data": {"root", "workers"}, "train": {"log_every"}, "teacher": {"check", "claimed_top1"}}
     aside |= dict.fromkeys(("description", "run_name", "runs_dir", "control"), True)
     content = recipe.model_dump(mode="json", exclude=aside)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -93,10 +93,8 @@ def _resize_weights(start: np.ndarray, length: np.ndarray, num_in: int, num_out:
     position = np.arange(num_in)[None, None, :] - start[:, None, None]
     inside = (position >= 0) & (position < length[:, None, None])
     weights = np.where(inside, np.maximum(0.0, 1.0 - np.abs(position + 0.5 - centre) / width), 0.0)
-    weights = np.rint(weights * (_ONE / weights.sum(axis=2, keepdims=True)))
-    missing = _ONE - weights.sum(axis=2)  # a few units lost to rounding go to the largest weight
-    largest = weights.argmax(axis=2)
-    np.put_along_axis(weights, largest[..., None], np.take_along_axis(weights, largest[..., None], 2) + missing[..., None], 2)
+    shares = np.cumsum(weights / weights.sum(axis=2, keepdims=True), axis=2)
+    weights = np.diff(np.rint(shares * _ONE), axis=2, prepend=0.0)  # rounding the running sum, not each weight, keeps the total exact
     return weights.astype(np.float32)
 
 
