@@ -131,6 +131,10 @@ def truncated(path: str) -> None:
 
 
 def malicious(path: str) -> None:
+    torch.save({"state_dict": Malicious()}, path)
+
+
+def malicious_without_torch(path: str) -> None:
     with Path(path).open("wb") as file:
         pickle.dump({"state_dict": Malicious()}, file)
 
@@ -149,6 +153,7 @@ TEACHERS = {
         ["7 classes", "4"],
     ),
     "a malicious pickle": (malicious, "teacher.pth", ["teacher.pth", "run code", "safetensors"]),
+    "a malicious pickle of another making": (malicious_without_torch, "teacher.pth", ["teacher.pth"]),
     "no weights at all": (lambda path: Path(path).write_text("hello"), "teacher.pth", ["teacher.pth"]),
 }
 

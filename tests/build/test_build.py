@@ -92,7 +92,7 @@ def test_building_leaves_the_global_generator_alone():
 
 
 def test_rehearsal_names_a_loss_that_is_not_a_scalar_or_not_finite():
-    for value, part in ((float("nan"), "nan"), (torch.zeros(2), r"\[0.0, 0.0\]")):
+    for value, part in ((float("nan"), "nan"), (torch.zeros(2), r"\[\d")):
         _, pieces = pieces_of()
 
         class Odd(CrossEntropy):
