@@ -32,8 +32,8 @@ LR, PADDING, NUM_CLASSES = 0.01, 4, 10
 
 def framework(source: Synthetic, batch_size: int, device: torch.device, precision: str) -> tuple[Callable[[], None], list[dict]]:
     """(runs one epoch, the list that its log grows)"""
-    overrides = ["teacher.weights=random", f"data.global_batch_size={batch_size}", f"data.augment.padding={PADDING}", "train.epochs=1"]
-    overrides += [f"train.lr={LR}", "train.schedule=constant", "train.warmup_epochs=0", "train.log_every=1000000"]
+    overrides = ["teacher.weights=random", f"data.global_batch_size={batch_size}", f"data.augment.padding={PADDING}", "data.augment.flip=0.5"]
+    overrides += ["train.epochs=1", f"train.lr={LR}", "train.schedule=constant", "train.warmup_epochs=0", "train.log_every=1000000"]
     recipe, events = load_recipe("r50_to_r18", overrides), []
     pieces = build_pieces(recipe, Catalogue(), source, device=device, precision=precision, weights={})
     trainer, _ = build_trainer(recipe, source, pieces, make_accelerator(), precision=precision, log=events.append)
