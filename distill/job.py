@@ -82,7 +82,6 @@ class _Preparation:
 def _prepare(recipe: Recipe, source: DataSource, job: Job) -> _Preparation:
     """Raises RecipeError or DataError for whatever would fail later."""
     plan_run(recipe, source, job.state.num_processes)
-    costs = _rehearse(recipe, source, job)
     teacher = known_teacher = control = finished = None
     if recipe.teacher is not None and recipe.teacher.weights == "train":
         teacher, store = teacher_recipe(recipe, job), TeacherStore()
@@ -91,16 +90,19 @@ def _prepare(recipe: Recipe, source: DataSource, job: Job) -> _Preparation:
     if recipe.control and recipe.teacher is not None:
         control = control_recipe(recipe, job.catalogue)
         finished = _find_finished(control, source, job)
+    costs = _rehearse(recipe, source, job, trains_teacher=teacher is not None and known_teacher is None)
     return _Preparation(recipe, costs, teacher, known_teacher, control, finished)
 
 
-def _rehearse(recipe: Recipe, source: DataSource, job: Job) -> dict[str, Costs]:
+def _rehearse(recipe: Recipe, source: DataSource, job: Job, *, trains_teacher: bool) -> dict[str, Costs]:
     """Builds everything with initial weights, takes one step, and measures the networks."""
     precision = resolve_precision(recipe.train.precision, job.state.device)
     pieces = build_pieces(recipe, job.catalogue, source, device=job.state.device, precision=precision, weights={})
     rehearse(pieces, source)
-    networks = {"student": pieces.distiller.student} | ({"teacher": pieces.teacher.network} if pieces.teacher else {})
-    return {role: measure_costs(network, source.image_size) for role, network in networks.items()}
+    costs = {"student": measure_costs(pieces.distiller.student, source.image_size, is_trained=True)}
+    if pieces.teacher is not None:
+        costs["teacher"] = measure_costs(pieces.teacher.network, source.image_size, is_trained=trains_teacher)
+    return costs
 
 
 def _find_finished(control: Recipe, source: DataSource, job: Job) -> Path | None:
@@ -178,7 +180,7 @@ def _seconds(recipe: Recipe, source: DataSource, job: Job, student: Costs, teach
     plan = plan_run(recipe, source, job.state.num_processes)
     num_images = plan.images_seen(recipe.data.global_batch_size) / job.state.num_processes
     scored = (plan.num_epochs * len(source.val) + len(source.test)) / job.state.num_processes
-    seconds = student.training_seconds(num_images) + scored / student.images_per_second
+    seconds = num_images / student.training_images_per_second + scored / student.images_per_second
     return seconds + (num_images / teacher.images_per_second if teacher else 0)
 
 

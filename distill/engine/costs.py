@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import torch
@@ -19,40 +21,52 @@ class Costs:
     num_parameters: int
     gmacs: float  # 1e9 multiply-accumulates for one picture, forward
     images_per_second: float  # forward, in eval mode, in this run's precision, one process
+    training_images_per_second: float | None = None  # forward, backward and an optimizer's step, no loader and no teacher; None: not measured
 
     def as_dict(self) -> dict[str, float]:
         return asdict(self)
 
-    def training_seconds(self, num_images: int) -> float:
-        """About how long training on so many pictures takes: the backward pass costs twice the forward pass."""
-        return 3 * num_images / self.images_per_second
 
-
-@torch.no_grad()
-def measure_costs(network: Network, image_size: int, batch_size: int = 64) -> Costs:
-    """Measures for about a second. The network's mode is left as it was, and eval mode leaves its statistics alone."""
+def measure_costs(network: Network, image_size: int, *, batch_size: int = 64, is_trained: bool = False) -> Costs:
+    """Measures for about a second, or two if it `is_trained`. The network is left as it was: what is trained to be timed is a copy."""
     was_training, device = network.training, network.mean.device
+    generator = torch.Generator().manual_seed(0)  # of its own, so that measuring disturbs no other random number
+    pictures = torch.randint(0, 256, (batch_size, 3, image_size, image_size), dtype=torch.uint8, generator=generator).to(device)
     network.eval()
-    pictures = torch.randint(0, 256, (batch_size, 3, image_size, image_size), dtype=torch.uint8, device=device)
-    with FlopCounterMode(display=False) as counter:
-        network(pictures[:1])
-    seconds = _median_seconds(network, pictures)
+    with torch.no_grad():
+        with FlopCounterMode(display=False) as counter:
+            network(pictures[:1])
+        speed = batch_size / _median_seconds(lambda: network(pictures), device)
     network.train(was_training)
+    training_speed = round(batch_size / _median_seconds(_training_step(network, pictures), device), 1) if is_trained else None
     num_parameters = sum(parameter.numel() for parameter in network.model.parameters())
-    return Costs(num_parameters, round(counter.get_total_flops() / 2e9, 6), round(batch_size / seconds, 1))
+    return Costs(num_parameters, round(counter.get_total_flops() / 2e9, 6), round(speed, 1), training_speed)
 
 
-def _median_seconds(network: Network, pictures: torch.Tensor) -> float:
+def _training_step(network: Network, pictures: torch.Tensor) -> Callable[[], None]:
+    model = copy.deepcopy(network.model).requires_grad_(True)
+    learner = network.like(model).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0, momentum=0.9, fused=True)
+
+    def step() -> None:
+        learner(pictures).logits.square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def _median_seconds(work: Callable[[], object], device: torch.device) -> float:
     def synchronise() -> None:
-        if pictures.device.type in ("cuda", "mps"):
-            getattr(torch, pictures.device.type).synchronize()
+        if device.type in ("cuda", "mps"):
+            getattr(torch, device.type).synchronize()
 
-    network(pictures)  # the first call chooses algorithms and allocates
+    work()  # the first call chooses algorithms and allocates
     durations, finished = [], time.perf_counter() + _SECONDS_MEASURED
     while not durations or time.perf_counter() < finished:
         synchronise()
         started = time.perf_counter()
-        network(pictures)
+        work()
         synchronise()
         durations.append(time.perf_counter() - started)
     return statistics.median(durations)
