@@ -32,7 +32,7 @@ class Catalogue:
         self._places: dict[str, dict[str, tuple[str, Callable[[], type]]]] = {kind: {} for kind in _BASES}
         for kind, package in _PACKAGES.items():
             for module in pkgutil.iter_modules(package.__path__):
-                if module.name != "base":
+                if module.name != "base" and not module.name.startswith("_"):
                     self._add(kind, module.name, f"{package.__name__}.{module.name}", _from_module(f"{package.__name__}.{module.name}", kind))
         for kind in _BASES:
             for entry in metadata.entry_points(group=f"distill.{kind}"):

@@ -1,4 +1,4 @@
-"""The values that travel through one training step, and what a loss may know of a network."""
+"""The values that travel through one training step, and what a loss may know of networks and data."""
 
 from __future__ import annotations
 
@@ -12,16 +12,24 @@ class Batch(NamedTuple):
     """What the loader yields. A NamedTuple because accelerate's device walk skips dataclasses."""
 
     images: Tensor  # [N, 3, H, W] uint8: not normalised, each network normalises its own copy
-    labels: Tensor  # [N] int64
+    labels: Tensor  # [N] int64, or [N, K] float rows that sum to 1 after mixup or cutmix
     sample_ids: Tensor  # [N] int64, row in the source
     view: Tensor  # [N] int64, which view of the sample this is
+
+
+class Head(NamedTuple):
+    """The classifier as it is now: logits = pooled @ weight.T + bias. The student's is trained, the teacher's comes without gradient."""
+
+    weight: Tensor  # [K, D]
+    bias: Tensor | None  # [K]
 
 
 class Outputs(NamedTuple):
     """What one network answers for a batch."""
 
     logits: Tensor  # [N, K] float32 (float64 in precision fp64)
-    features: dict[str, Tensor]  # only what a loss asked for: "layer1".."layer4" [N, C, H, W], "pooled" [N, D]
+    features: dict[str, Tensor]  # only what a loss asked for: "layer1".."layer4" [N, C, H, W], "layer1.pre".., "pooled" [N, D]
+    head: Head | None = None  # None for a network that does not end in a linear layer
 
 
 class StepOutput(NamedTuple):
@@ -44,6 +52,13 @@ class FeatureShape(NamedTuple):
         return self.height is not None
 
 
+class Norm(NamedTuple):
+    """What the last batch norm before a feature multiplies by and adds: the feature's values there are about N(bias, weight^2) by channel."""
+
+    weight: Tensor  # [C]
+    bias: Tensor  # [C]
+
+
 @dataclass(frozen=True)
 class ModelInfo:
     """What a loss may know of a network before training: tensors and shapes, never the module itself."""
@@ -53,3 +68,12 @@ class ModelInfo:
     shapes: dict[str, FeatureShape] = field(default_factory=dict)
     head_weight: Tensor | None = None  # [K, D], a detached copy of the classifier's weight
     head_bias: Tensor | None = None  # [K]
+    norms: dict[str, Norm] = field(default_factory=dict)  # by feature, detached copies; absent where no batch norm leads to it
+
+
+@dataclass(frozen=True)
+class DataInfo:
+    """What a loss may know of the training pictures."""
+
+    sample_ids: Tensor  # [M] int64, each picture's row in the source: what a batch's sample_ids are taken from
+    labels: Tensor  # [M] int64

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from distill.models.hooks import FeatureHooks
-from distill.structures import Outputs
+from distill.models.zoo import head_path
+from distill.structures import Head, Outputs
 
 
 class Network(nn.Module):
@@ -36,6 +37,7 @@ class Network(nn.Module):
         self.register_buffer("mean", 255 * torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("scale", 1 / (255 * torch.tensor(std).view(1, 3, 1, 1)), persistent=False)
         self.hooks = FeatureHooks(model, layers, aliases or {})
+        self._head_path = head_path(model)
 
     def like(self, model: nn.Module) -> Network:
         """Another model of the same kind, such as a moving average, seen through the same normalisation; without hooks."""
@@ -50,4 +52,12 @@ class Network(nn.Module):
         pixels = images.to(self.mean.dtype, memory_format=self.memory_format).sub_(self.mean).mul_(self.scale)
         with torch.autocast(images.device.type, dtype=self.autocast_dtype, enabled=self.autocast_dtype is not None):
             logits = self.model(pixels)
-        return Outputs(logits.to(self.mean.dtype), self.hooks.pop())
+        logits = logits.to(self.mean.dtype)
+        return Outputs(logits, self.hooks.pop(), self._head(logits))
+
+    def _head(self, logits: Tensor) -> Head | None:
+        """The classifier's own tensors, so that a loss which uses the student's trains it too."""
+        if self._head_path is None:
+            return None
+        head = self.model.get_submodule(self._head_path)
+        return Head(head.weight, head.bias) if head.out_features == logits.shape[1] else None

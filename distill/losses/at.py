@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from distill.errors import RecipeError
-from distill.losses.base import DistillLoss, require_maps, upcast
+from distill.losses import _require
+from distill.losses.base import DistillLoss, upcast
 from distill.structures import Batch, ModelInfo, Outputs
 
 
@@ -16,25 +16,26 @@ def attention(feature_map: Tensor) -> Tensor:
 
 
 class AttentionTransfer(DistillLoss):
-    """sum over layers of mean((A_s - A_t)^2), A being the normalised map of squared activations; no parameters, any widths.
+    """The student looks where the teacher looks: maps of squared activations, one for each layer, come close to each other.
 
-    Zagoruyko, Komodakis, 2017, arXiv 1612.03928, equation 2 with p = 2, and the authors' mean over positions in place of the norm: their
-    weight is 1000 on CIFAR and ImageNet, for the sum over the layers.
+    Kind: feature
+    Inputs: maps of both, of equal height and width; any widths
+    Equation: sum over layers of mean((A_s - A_t)^2), A = a / |a|_2, a = mean over channels of F^2, at each place.
+    Paper: Zagoruyko, Komodakis, 2017, arXiv 1612.03928, equation 2 with p = 2
+    Weights: CIFAR-100 and ImageNet 1000 for the sum over the layers (the authors' code)
+    Labels: not used
+    Cost: a pass over each map; no parameters
+
+    As in the authors' code, the mean over places stands in place of equation 2's norm: the weight is theirs.
     """
+
+    zero_at_identity = True
 
     def __init__(self, layers: list[str] = ["layer1", "layer2", "layer3", "layer4"]):  # noqa: B006  never changed
         super().__init__(layers=layers)
 
     def setup(self, student: ModelInfo, teacher: ModelInfo) -> None:
-        require_maps(student.shapes, self.layers, "student")
-        require_maps(teacher.shapes, self.layers, "teacher")
-        for layer in self.layers:
-            ours, theirs = student.shapes[layer], teacher.shapes[layer]
-            if ours[1:] != theirs[1:]:
-                raise RecipeError(
-                    f"{layer}: the student's map is {ours.height}x{ours.width} and the teacher's {theirs.height}x{theirs.width}; "
-                    "attention is compared place by place, so take layers of one size"
-                )
+        _require.equal_sizes(student, teacher, self.layers)
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         return sum((attention(student.features[layer]) - attention(teacher.features[layer])).square().mean() for layer in self.layers)

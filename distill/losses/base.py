@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from distill.errors import RecipeError
-from distill.structures import Batch, FeatureShape, ModelInfo, Outputs
+from distill.structures import Batch, DataInfo, ModelInfo, Outputs
 
 
 class DistillLoss(nn.Module):
@@ -16,11 +15,18 @@ class DistillLoss(nn.Module):
 
     A subclass says in `super().__init__(layers=[...])` which features it wants; in `setup` it makes projectors and other parameters from the shapes;
     in `forward` it answers a scalar, the mean over the batch. Its parameters are trained, moved, synchronised and averaged like the student's. It
-    does not weigh itself, detach the teacher (its tensors come without gradient), or read the epoch. Its typed `__init__` is its part of a recipe.
+    does not weigh itself, detach the teacher (its tensors come without gradient), or read the epoch. Its typed `__init__` is its part of a recipe;
+    a float argument that it keeps under the argument's own name can follow a schedule: it is then a 0-dim tensor that is rewritten each step.
+    Randomness comes from `distill.losses._keyed`, so that it depends on the samples alone.
     """
 
     needs_teacher = True  # False: works on labels alone; `teacher` may then be None
-    batch_coupled = False  # True: relates samples to each other
+    batch_coupled = False  # True: relates samples to each other, and gets the global batch of all processes, without its images
+    takes_soft_labels = True  # False: refuses labels [N, K]; a loss that does not look at labels takes any
+    zero_at_identity = False  # True: 0 where the student answers exactly what the teacher answers
+    replicated_buffers: tuple[str, ...] = ()  # large buffers that every process computes alike, so that they need not be sent around
+
+    data: DataInfo | None = None  # the training pictures; there before `setup` is called
 
     def __init__(self, layers: Sequence[str] = ()):
         super().__init__()
@@ -33,20 +39,18 @@ class DistillLoss(nn.Module):
         """[] scalar with gradient, mean over the batch. Runs with autocast off."""
         raise NotImplementedError
 
+    def extra_bytes(self, batch_size: int) -> int:
+        """Memory that this loss needs at its peak for a global batch, beyond a few copies of what it is given; after `setup`."""
+        return 0
+
 
 def upcast(tensor: Tensor) -> Tensor:
     """The tensor in float32 if it is half-precision, else as it is: sums of squares overflow in float16, and float64 runs stay float64."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
-def require_equal_classes(student: ModelInfo, teacher: ModelInfo) -> None:
-    """Raises RecipeError if the two networks' logits can't be compared class by class."""
-    if student.num_classes != teacher.num_classes:
-        raise RecipeError(f"the student has {student.num_classes} classes and the teacher {teacher.num_classes}; this loss compares their logits")
-
-
-def require_maps(shapes: dict[str, FeatureShape], layers: Sequence[str], whose: str) -> None:
-    """Raises RecipeError if one of the layers gives a vector where this loss needs a feature map [N, C, H, W]."""
-    for layer in layers:
-        if not shapes[layer].is_map:
-            raise RecipeError(f"the {whose}'s {layer!r} is a vector, and this loss needs a feature map such as 'layer3'")
+def label_shares(labels: Tensor, logits: Tensor) -> Tensor:
+    """[N] or [N, K] labels -> [N, K] in the logits' dtype: one-hot rows, or the soft labels as they are."""
+    if labels.ndim == 2:
+        return labels.to(logits.dtype)
+    return torch.nn.functional.one_hot(labels, logits.shape[1]).to(logits.dtype)

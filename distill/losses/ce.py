@@ -11,9 +11,15 @@ from distill.structures import Batch, Outputs
 
 
 class CrossEntropy(DistillLoss):
-    """-sum_k q_k log softmax(s)_k, mean over the batch, with q the label, smoothed by `label_smoothing` = e: q = (1 - e) onehot + e / K.
+    """What a student alone learns from: the label's share of the student's answer.
 
-    Works on labels [N] and on soft labels [N, K]. Smoothing: Szegedy et al., 2016, arXiv 1512.00567.
+    Kind: logit
+    Inputs: the student's logits, labels
+    Equation: -sum_k y_k log softmax(s)_k, y the label smoothed by e: (1 - e) onehot + e / K; mean over the batch.
+    Paper: smoothing: Szegedy et al., 2016, arXiv 1512.00567, section 7
+    Weights: 1 alone; beside other losses what their papers say
+    Labels: soft labels are taken as y
+    Cost: none to speak of
     """
 
     needs_teacher = False

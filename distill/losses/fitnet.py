@@ -10,10 +10,17 @@ from distill.structures import Batch, ModelInfo, Outputs
 
 
 class FitNet(DistillLoss):
-    """sum over layers of mean((projector(F_s) - F_t)^2), the mean taken over every element; the projector is a 1x1 convolution with BatchNorm.
+    """The student's feature, projected to the teacher's width and size, comes close to the teacher's, element by element.
 
-    Romero et al., 2015, arXiv 1412.6550, equation 3; trained together with the other losses, not in a stage of its own before them. Usual weights:
-    CIFAR-100 layer2, 100 (CRD's repository); ImageNet layer3 and layer4, 10 (mmrazor). Works on vectors such as "pooled" too.
+    Kind: feature
+    Inputs: maps or vectors of both
+    Equation: sum over layers of mean((r(F_s) - F_t)^2), r a 1x1 convolution with batch norm, the mean over every element.
+    Paper: Romero et al., 2015, arXiv 1412.6550, equation 3
+    Weights: CIFAR-100 100 on layer2 (CRD's repository); ImageNet 10 on layer3 and layer4 (mmrazor)
+    Labels: not used
+    Cost: one 1x1 convolution to the teacher's width for each layer, trained
+
+    Trained together with the other losses, not in a stage of its own before them. Works on vectors such as "pooled" too.
     """
 
     def __init__(self, layers: list[str] = ["layer3"]):  # noqa: B006  never changed; a list, because the recipe shows it as one

@@ -14,13 +14,16 @@ from distill.models.zoo import find_head
 from distill.structures import FeatureShape
 from distill.suggestion import did_you_mean
 
+_BEFORE = ".pre"
+_ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish)
 _STAGES = ("layer1", "layer2", "layer3", "layer4")
 
 
 class FeatureHooks:
     """Catches features by name while the network runs as usual; pop() hands them out and forgets them.
 
-    Names: "layer1" .. "layer4", "last" (the last stage), "pooled" (the classifier's input, [N, D]) or any module path ("layer3.0.conv2").
+    Names: "layer1" .. "layer4", "last" (the last stage), "pooled" (the classifier's input, [N, D]), "layer3.pre" (a stage's values before its
+    last activation) or any module path ("layer3.0.conv2").
     aliases maps such a name to the module path that stands for it in another network; an aliased "pooled" is that module's output, flattened.
     A module that runs twice in one forward leaves its last output. Gradients flow through what is caught.
 
@@ -186,11 +189,23 @@ def _resolve(model: nn.Module, modules: Mapping[str, nn.Module], name: str, alia
     """Module path of a feature, and whether the module's input is meant instead of its output."""
     if name == "pooled" and name not in aliases:
         return find_head(model)[0], True
+    if name.endswith(_BEFORE) and name not in aliases:
+        return _last_activation(model, modules, *_resolve(model, modules, name.removesuffix(_BEFORE), aliases)), True
     path = aliases.get(name) or (_last_stage(model, modules) if name == "last" else name)
     if path in modules and path:
         return path, False
     asked = repr(name) if path in (name, None) else f"{name!r} (mapped to {path!r})"
     raise RecipeError(f"{type(model).__name__} has no feature {asked}; {_known(modules)}{did_you_mean(path or name, [*modules, 'pooled', 'last'])}")
+
+
+def _last_activation(model: nn.Module, modules: Mapping[str, nn.Module], path: str, takes_input: bool) -> str:
+    """Path of the activation that ends a stage: the last one that its last block, or the stage itself, holds directly."""
+    blocks = [] if takes_input else [path, *(f"{path}.{name}" for name, _ in modules[path].named_children())]
+    for block in reversed(blocks):
+        activations = [name for name, child in modules[block].named_children() if isinstance(child, _ACTIVATIONS)]
+        if activations:
+            return f"{block}.{activations[-1]}"
+    raise RecipeError(f"{type(model).__name__}'s {path!r} does not end in an activation that could be looked before; name another layer or drop .pre")
 
 
 def _last_stage(model: nn.Module, modules: Mapping[str, nn.Module]) -> str | None:

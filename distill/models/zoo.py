@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 from torch import nn
+from torchvision.ops import FrozenBatchNorm2d
 
 from distill.errors import RecipeError
 from distill.models.norms import make_norm_layer
 from distill.models.resnet import RESNETS, STEMS
-from distill.structures import FeatureShape, ModelInfo
+from distill.structures import FeatureShape, ModelInfo, Norm
 from distill.suggestion import did_you_mean
 
 # What a recipe says elsewhere, or (pretrained, weights, ...) must not say here: weights are loaded and checked by weights.py alone.
@@ -82,13 +83,34 @@ def find_head(model: nn.Module) -> tuple[str, nn.Linear]:
     return paths[head], head
 
 
+def head_path(model: nn.Module) -> str | None:
+    """Path of the classifier that find_head finds; None for a network without a linear layer."""
+    return find_head(model)[0] if any(isinstance(module, nn.Linear) for module in model.modules()) else None
+
+
 def describe(model: nn.Module, name: str, shapes: Mapping[str, FeatureShape], num_classes: int) -> ModelInfo:
-    """What losses may know of the network. The head's weight and bias are copies: training a loss can't reach the network through them."""
-    head = find_head(model)[1] if any(isinstance(module, nn.Linear) for module in model.modules()) else None
-    if head is None or head.out_features != num_classes:  # a network that ends in a convolution: its last linear layer is something else
-        return ModelInfo(name, num_classes, dict(shapes))
-    bias = None if head.bias is None else head.bias.detach().clone()
-    return ModelInfo(name, num_classes, dict(shapes), head.weight.detach().clone(), bias)
+    """What losses may know of the network. All tensors are copies: training a loss can't reach the network through them."""
+    head = None if (path := head_path(model)) is None else model.get_submodule(path)
+    if head is not None and head.out_features != num_classes:  # a network that ends in a convolution: its last linear layer is something else
+        head = None
+    weight, bias = (None, None) if head is None else (_copy(head.weight), _copy(head.bias))
+    norms = {layer: norm for layer in shapes if (norm := _norm_before(model, layer)) is not None}
+    return ModelInfo(name, num_classes, dict(shapes), weight, bias, norms)
+
+
+def _copy(tensor: torch.Tensor | None) -> torch.Tensor | None:
+    return None if tensor is None else tensor.detach().clone()
+
+
+def _norm_before(model: nn.Module, layer: str) -> Norm | None:
+    """The last batch norm on the main path of a stage; a shortcut's own norm does not count."""
+    stage = dict(model.named_modules()).get(layer.removesuffix(".pre"))
+    norms = [] if stage is None else [module for path, module in stage.named_modules() if _is_batch_norm(module) and "downsample" not in path]
+    return Norm(_copy(norms[-1].weight), _copy(norms[-1].bias)) if norms else None
+
+
+def _is_batch_norm(module: nn.Module) -> bool:
+    return isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm | FrozenBatchNorm2d) and getattr(module, "weight", None) is not None
 
 
 def _builder(family: str, plain: str, norm: str, stem: str, in_channels: int) -> Callable[..., nn.Module]:

@@ -1,0 +1,54 @@
+"""What losses ask of their arguments and of the two networks; each function raises RecipeError with the value and what would do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from distill.errors import RecipeError
+from distill.structures import FeatureShape, ModelInfo
+
+
+def positive(**values: float) -> None:
+    """Raises RecipeError, with the argument's name, unless each value is above 0."""
+    for name, value in values.items():
+        if not value > 0:  # so that not-a-number is refused too
+            raise RecipeError(f"{name} must be above 0, got {value}")
+
+
+def not_negative(**values: float) -> None:
+    """Raises RecipeError, with the argument's name, unless each value is 0 or more."""
+    for name, value in values.items():
+        if not value >= 0:
+            raise RecipeError(f"{name} must be 0 or more, got {value}")
+
+
+def equal_classes(student: ModelInfo, teacher: ModelInfo) -> None:
+    """Raises RecipeError if the two networks' logits can't be compared class by class."""
+    if student.num_classes != teacher.num_classes:
+        raise RecipeError(f"the student has {student.num_classes} classes and the teacher {teacher.num_classes}; this loss compares their logits")
+
+
+def head(info: ModelInfo, whose: str) -> None:
+    """Raises RecipeError if the network does not end in a linear layer that this loss could use."""
+    if info.head_weight is None:
+        raise RecipeError(f"this loss needs the {whose}'s classifier as a linear layer, and {info.name} has none")
+
+
+def maps(shapes: dict[str, FeatureShape], layers: Sequence[str], whose: str) -> None:
+    """Raises RecipeError if one of the layers gives a vector where this loss needs a feature map [N, C, H, W]."""
+    for layer in layers:
+        if not shapes[layer].is_map:
+            raise RecipeError(f"the {whose}'s {layer!r} is a vector, and this loss needs a feature map such as 'layer3'")
+
+
+def equal_sizes(student: ModelInfo, teacher: ModelInfo, layers: Sequence[str]) -> None:
+    """Raises RecipeError if a layer's two maps differ in height or width, for losses that compare place by place without a projector."""
+    maps(student.shapes, layers, "student")
+    maps(teacher.shapes, layers, "teacher")
+    for layer in layers:
+        ours, theirs = student.shapes[layer], teacher.shapes[layer]
+        if ours[1:] != theirs[1:]:
+            raise RecipeError(
+                f"{layer}: the student's map is {ours.height}x{ours.width} and the teacher's {theirs.height}x{theirs.width}; "
+                "this loss compares maps place by place, so take layers of one size"
+            )
