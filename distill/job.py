@@ -11,20 +11,22 @@ from accelerate.utils import broadcast_object_list
 
 from distill import record
 from distill.build.check import find_problems
+from distill.build.notes import loss_notes
 from distill.build.pieces import build_pieces, rehearse
 from distill.build.source import open_source
-from distill.build.trainer import plan_run
+from distill.build.plan import plan_run
 from distill.data.sources.base import DataSource
 from distill.engine.costs import Costs, measure_costs
 from distill.engine.runtime import processes, resolve_precision, use_all_cores
 from distill.errors import DistillError
 from distill.recipe import LossEntry, Recipe
 from distill.recipe_files import Draft, read_draft
+from distill.recipe_losses import Schedule
 from distill.report.console import duration, make_console, print_result
 from distill.report.table import compare_runs, result_table, verdict
 from distill.resolve import Catalogue
 from distill.teacher_store import TeacherStore, teacher_recipe
-from distill.training_run import Job, run_fingerprint, status_of, train_run
+from distill.training_run import Job, is_alone, run_fingerprint, status_of, train_run
 
 
 def train(recipe: str, overrides: Sequence[str] = (), plugins: Sequence[str] = ()) -> Path:
@@ -60,9 +62,9 @@ def run_job(draft: Draft, recipe: Recipe, catalogue: Catalogue) -> Path:
     return folder.path
 
 
-def control_recipe(recipe: Recipe, catalogue: Catalogue) -> Recipe:
+def control_recipe(recipe: Recipe) -> Recipe:
     """The same student alone: cross-entropy at weight 1, all else equal."""
-    own = {label: entry for label, entry in recipe.losses.items() if not catalogue.get("losses", entry.name(label)).needs_teacher}
+    own = {label: entry for label, entry in recipe.losses.items() if entry.name(label) == "ce"}
     losses = {label: entry.model_copy(update={"weight": 1.0}) for label, entry in own.items()} or {"ce": LossEntry()}
     return recipe.model_copy(update={"teacher": None, "control": False, "losses": losses})
 
@@ -77,6 +79,7 @@ class _Preparation:
     known_teacher: dict[str, Any] | None  # the summary of that teacher, if it is there
     control: Recipe | None
     finished_control: Path | None
+    notes: Sequence[str]  # what the person should know of this recipe's losses
 
 
 def _prepare(recipe: Recipe, source: DataSource, job: Job) -> _Preparation:
@@ -87,22 +90,22 @@ def _prepare(recipe: Recipe, source: DataSource, job: Job) -> _Preparation:
         teacher, store = teacher_recipe(recipe, job), TeacherStore()
         plan_run(teacher, source, job.state.num_processes)
         known_teacher = store.find(store.path(teacher, source))
-    if recipe.control and recipe.teacher is not None:
-        control = control_recipe(recipe, job.catalogue)
+    if recipe.control and not is_alone(recipe):
+        control = control_recipe(recipe)
         finished = _find_finished(control, source, job)
-    costs = _rehearse(recipe, source, job, trains_teacher=teacher is not None and known_teacher is None)
-    return _Preparation(recipe, costs, teacher, known_teacher, control, finished)
+    costs, notes = _rehearse(recipe, source, job, trains_teacher=teacher is not None and known_teacher is None)
+    return _Preparation(recipe, costs, teacher, known_teacher, control, finished, notes)
 
 
-def _rehearse(recipe: Recipe, source: DataSource, job: Job, *, trains_teacher: bool) -> dict[str, Costs]:
-    """Builds everything with initial weights, takes one step, and measures the networks."""
+def _rehearse(recipe: Recipe, source: DataSource, job: Job, *, trains_teacher: bool) -> tuple[dict[str, Costs], list[str]]:
+    """Builds everything with initial weights, takes one step, and measures the networks. Returns (costs by role, notes on the losses)."""
     precision = resolve_precision(recipe.train.precision, job.state.device)
     pieces = build_pieces(recipe, job.catalogue, source, device=job.state.device, precision=precision, weights={})
     rehearse(pieces, source)
     costs = {"student": measure_costs(pieces.distiller.student, source.image_size, is_trained=True)}
     if pieces.teacher is not None:
         costs["teacher"] = measure_costs(pieces.teacher.network, source.image_size, is_trained=trains_teacher)
-    return costs
+    return costs, loss_notes(pieces.distiller, recipe, source, job.state.num_processes)
 
 
 def _find_finished(control: Recipe, source: DataSource, job: Job) -> Path | None:
@@ -138,6 +141,8 @@ def _announce(preparation: _Preparation, path: Path, source: DataSource, job: Jo
     job.console.print(f"data: {recipe.data.source}, {source.image_size} px, {sizes} pictures to train / validate / test")
     job.console.print(f"      {source.note}")
     job.console.print(f"on: {job.state.num_processes} process(es), {job.state.device.type}, {precision}")
+    for note in preparation.notes:
+        job.console.print(f"note: {note}", style="yellow", soft_wrap=True)
     total = 0.0
     for number, (what, seconds) in enumerate(_steps(preparation, source, job), start=1):
         total += seconds
@@ -163,11 +168,18 @@ def _steps(preparation: _Preparation, source: DataSource, job: Job) -> Iterator[
             f"train the student {recipe.student.model} alone for {_length(recipe)}, to compare with",
             _seconds(recipe, source, job, costs["student"]),
         )
-    terms = " + ".join(f"{entry.weight:g} {label}" for label, entry in recipe.losses.items())
+    terms = " + ".join(f"{_weight_in_words(entry.weight)} {label}" for label, entry in recipe.losses.items())
     yield (
         f"train the student {recipe.student.model} for {_length(recipe)} on {terms}",
         _seconds(recipe, source, job, costs["student"], costs.get("teacher")),
     )
+
+
+def _weight_in_words(weight: float | str | Schedule) -> str:
+    if isinstance(weight, Schedule):
+        start, end = weight.ends
+        return f"({start:g} to {end:g}, {weight.schedule})"
+    return weight if isinstance(weight, str) else f"{weight:g}"
 
 
 def _length(recipe: Recipe) -> str:

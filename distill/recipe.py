@@ -2,73 +2,39 @@
 
 import difflib
 import math
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StrictBool, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, Field, StrictBool, ValidationError, ValidationInfo, field_validator
+
+from distill.recipe_losses import LossEntry, Schedule
+from distill.recipe_types import (
+    Arguments,
+    BelowOne,
+    Count,
+    Inside,
+    Label,
+    Milestones,
+    Norm,
+    NotNegative,
+    Number,
+    Pixels,
+    Positive,
+    Precision,
+    Ratio,
+    RunName,
+    Scale,
+    Section,
+    Seed,
+    Share,
+    Text,
+    UpToOne,
+    Whole,
+    numbers,
+)
 
 
-def _must(fit: Callable[[Any], Any], words: str, kind: Any = AfterValidator) -> Any:
-    """Returns a validator that refuses, in these words, what does not fit."""
-
-    def check(value: Any) -> Any:
-        if not fit(value):
-            raise ValueError(words)
-        return value
-
-    return kind(check)
-
-
-def _plain(value: Any) -> Any:
-    """Returns the value with tuples as lists; raises where a recipe file could not hold it."""
-    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError("must be a finite number")
-    if value is not None and not isinstance(value, str | int | float):
-        raise ValueError("must be text, a number, true, false, null, a list or a mapping with text as keys")
-    return value
-
-
-def _number(kind: type, **limits: Any) -> Any:
-    # pydantic takes true for 1.0, which turns a slip like `temperature: true` into a wrong experiment
-    no_bool = _must(lambda value: not isinstance(value, bool), "must be a number, not true or false", BeforeValidator)
-    return Annotated[kind, Field(**limits), no_bool]
-
-
-def _numbers(length: int) -> Any:
-    fit, words = lambda value: isinstance(value, list | tuple) and len(value) == length, f"must be a list of {length} numbers"
-    return _must(fit, words, BeforeValidator)
-
-
-_RISING = _must(lambda values: list(values) == sorted(values), "must be in increasing order")
-_DISTINCT = _must(lambda values: len(set(values)) == len(values), "must not hold a value twice")
-_FOLDER = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-
-Number, NotNegative, Positive = _number(float), _number(float, ge=0), _number(float, gt=0)
-Inside, UpToOne = _number(float, gt=0, lt=1), _number(float, gt=0, le=1)
-BelowOne, Share = _number(float, ge=0, lt=1), _number(float, ge=0, le=1)
-Whole, Count, Pixels = _number(int, ge=0), _number(int, ge=1), _number(int, ge=8)
-Seed = _number(int, ge=0, lt=2**63)
-Text = Annotated[str, Field(min_length=1)]
-Arguments = dict[str, Annotated[Any, AfterValidator(_plain)]]
-Label = Annotated[str, _must(re.compile(r"[A-Za-z_][A-Za-z0-9_]*").fullmatch, "must be letters, digits and _, and not begin with a digit")]
-RunName = Annotated[str, _must(_FOLDER.fullmatch, "must be 1 to 100 letters, digits and . _ - (no .., and first a letter or digit)")]
-Scale = Annotated[tuple[UpToOne, UpToOne], _numbers(2), _RISING]
-Ratio = Annotated[tuple[Positive, Positive], _numbers(2), _RISING]
-Milestones = Annotated[list[Inside], _RISING, _DISTINCT]
-Norm = Literal["batch", "sync", "group", "frozen"]
-Precision = Literal["auto", "fp32", "bf16", "fp16", "fp64"]
-
-
-class _Section(BaseModel, extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False):
-    """One mapping of a recipe."""
-
-
-class Network(_Section):
+class Network(Section):
     """A network and how its inputs are normalised."""
 
     model: Text = Field(description="Name of the architecture, such as resnet18, timm/resnet50d or torchvision/resnet50.")
@@ -77,8 +43,8 @@ class Network(_Section):
     arguments: Arguments = Field({}, description="Further arguments for the model's constructor.")
     features: dict[str, Text] = Field({}, description="Canonical feature name -> module path, for models that are not our ResNets.")
     weights: Text | None = Field(None, description="A file, a run folder or a published name; null for random weights.")
-    mean: Annotated[list[Number], _numbers(3)] | None = Field(None, description="Mean per channel; null for the data's own.")
-    std: Annotated[list[Positive], _numbers(3)] | None = Field(None, description="Spread per channel; null for the data's own.")
+    mean: Annotated[list[Number], numbers(3)] | None = Field(None, description="Mean per channel; null for the data's own.")
+    std: Annotated[list[Positive], numbers(3)] | None = Field(None, description="Spread per channel; null for the data's own.")
 
 
 class Student(Network):
@@ -90,11 +56,19 @@ class Student(Network):
 class Teacher(Network):
     """The big network that is learned from."""
 
+    num_classes: Count | None = Field(None, description="Classes of the weights, where they are not the data's; no loss may then compare logits.")
     weights: Text = Field("train", description="A file, a run folder, a published name, or train: train it first with its own recipe.")
     recipe: Text | None = Field(None, description="The recipe that trains the teacher; needed when weights is train.")
     overrides: Arguments = Field({}, description="Values merged into the teacher's recipe.")
     check: StrictBool = Field(True, description="Score the teacher first and stop where it falls short.")
     claimed_top1: UpToOne | None = Field(None, description="Top-1 fraction that the teacher's weights are said to reach.")
+
+    @field_validator("weights")
+    @classmethod
+    def _has_the_datas_classes(cls, weights: str, info: ValidationInfo) -> str:
+        if weights == "train" and info.data.get("num_classes") is not None:
+            raise ValueError("must name the weights, because teacher.num_classes is set and a teacher trained here has the data's classes")
+        return weights
 
     @field_validator("recipe")
     @classmethod
@@ -104,19 +78,7 @@ class Teacher(Network):
         return recipe
 
 
-class LossEntry(_Section, extra="allow"):
-    """One term of the loss; further keys are the loss's own arguments, which are checked where the loss is known."""
-
-    __pydantic_extra__: Arguments
-    type: Text | None = Field(None, description="Name of the loss; null for the entry's label.")
-    weight: NotNegative = Field(1.0, description="Factor of this term in the total loss.")
-
-    def name(self, label: str) -> str:
-        """Returns the name of the loss that stands under this label."""
-        return self.type or label
-
-
-class Augment(_Section):
+class Augment(Section):
     """How training images are varied."""
 
     crop: Literal["none", "padded", "random_resized"] = Field("padded", description="none, padded (shift after padding) or random_resized.")
@@ -126,7 +88,7 @@ class Augment(_Section):
     flip: Share = Field(0.5, description="Probability of a mirrored image.")
 
 
-class Data(_Section):
+class Data(Section):
     """Which images, how many at a time and how they are varied."""
 
     source: Text = Field("sample", description="Name of the data source.")
@@ -141,7 +103,7 @@ class Data(_Section):
     augment: Augment = Field(Augment(), description="How training images are varied.")
 
 
-class Train(_Section):
+class Train(Section):
     """How long and with which optimizer."""
 
     epochs: Count = Field(description="Passes over the training images.")
@@ -150,7 +112,7 @@ class Train(_Section):
     lr: Positive = Field(description="Highest learning rate.")
     momentum: BelowOne = Field(0.9, description="Momentum of sgd.")
     nesterov: StrictBool = Field(True, description="Nesterov's form of sgd's momentum.")
-    betas: Annotated[tuple[BelowOne, BelowOne], _numbers(2)] = Field((0.9, 0.999), description="Decay rates of adamw's two averages.")
+    betas: Annotated[tuple[BelowOne, BelowOne], numbers(2)] = Field((0.9, 0.999), description="Decay rates of adamw's two averages.")
     weight_decay: NotNegative = Field(5e-4, description="Weight decay.")
     schedule: Literal["cosine", "step", "constant"] = Field("cosine", description="Learning rate after warm-up: cosine, step or constant.")
     warmup_epochs: NotNegative = Field(0.0, description="Epochs of linear warm-up; fewer than epochs.")
@@ -164,6 +126,8 @@ class Train(_Section):
     channels_last: StrictBool = Field(True, description="Store images channels-last, which is faster on GPUs.")
     log_every: Count = Field(20, description="Steps between two records of the loss.")
 
+    log_gradients_every: Whole = Field(0, description="Steps between two records of each term's gradient norm and cosine to ce's; 0 for none.")
+
     @field_validator("warmup_epochs")
     @classmethod
     def _leaves_time_to_train(cls, warmup_epochs: float, info: ValidationInfo) -> float:
@@ -172,7 +136,7 @@ class Train(_Section):
         return warmup_epochs
 
 
-class Recipe(_Section):
+class Recipe(Section):
     """Everything that decides one training run."""
 
     description: str = Field("", description="What this recipe is for, in a sentence.")
@@ -209,7 +173,7 @@ _WORDS = {
 
 def what_is_wrong(error: ValidationError) -> list[tuple[tuple[str | int, ...], str]]:
     """Returns path and message, in plain words, of each fault that pydantic found."""
-    return [(tuple(part for part in fault["loc"] if part != "[key]"), _in_words(fault)) for fault in error.errors(include_url=False)]
+    return [(tuple(part for part in fault["loc"] if not str(part).startswith("[")), _in_words(fault)) for fault in error.errors(include_url=False)]
 
 
 def _in_words(fault: Any) -> str:
@@ -232,7 +196,7 @@ def _unknown(path: tuple[str | int, ...]) -> str:
     if key in known:
         return "unknown key; dots join keys on the command line only, in a file write it nested"
     place = "".join(f"{parent}." for parent in parents)
-    here = [name for entry, name in known.items() if entry == place + name]
+    here = list(Schedule.model_fields) if parents[-1:] == ["weight"] else [name for entry, name in known.items() if entry == place + name]
     guesses = difflib.get_close_matches(key, here, 1)
     if not guesses:
         closest = difflib.get_close_matches(key, known.values(), 1)

@@ -198,7 +198,7 @@ def fingerprint(recipe: Recipe) -> str:
 
     The pictures themselves are left to the fingerprint of their source.
     """
-    aside = {"data": {"root", "workers"}, "train": {"log_every"}, "teacher": {"check", "claimed_top1"}}
+    aside = {"data": {"root", "workers"}, "train": {"log_every", "log_gradients_every"}, "teacher": {"check", "claimed_top1"}}
     aside |= dict.fromkeys(("description", "run_name", "runs_dir", "control"), True)
     content = recipe.model_dump(mode="json", exclude=aside)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -20,7 +20,8 @@ from rich.console import Console
 import distill
 from distill import record
 from distill.build.pieces import Pieces, build_pieces, rehearse, weight_sources
-from distill.build.trainer import build_trainer, evaluation_loader, plan_run
+from distill.build.plan import plan_run
+from distill.build.trainer import build_trainer, evaluation_loader
 from distill.data.sources.base import DataSource
 from distill.engine.costs import Costs
 from distill.engine.evaluation import Score, score
@@ -55,6 +56,11 @@ class TeacherWeights:
 
     path: Path
     val_top1: float
+
+
+def is_alone(recipe: Recipe) -> bool:
+    """Whether this is a student alone: it learns from nothing but the labels."""
+    return recipe.teacher is None and all(entry.name(label) == "ce" for label, entry in recipe.losses.items())
 
 
 def run_fingerprint(recipe: Recipe, source: DataSource, job: Job) -> str:
@@ -130,6 +136,9 @@ def _say_what_was_loaded(pieces: Pieces, job: Job) -> None:
 
 def check_teacher(recipe: Recipe, source: DataSource, pieces: Pieces, accelerator: Accelerator, job: Job, *, claimed: float | None) -> None:
     """Tries the teacher on validation pictures. Raises DataError if it is near chance or falls short of what was claimed for it."""
+    if recipe.teacher.num_classes not in (None, len(source.class_names)):
+        job.console.print(f"teacher: it knows {recipe.teacher.num_classes} classes, not these {len(source.class_names)}: only its features are used")
+        return
     positions = np.linspace(0, len(source.val) - 1, min(_NUM_CHECKED, len(source.val))).astype(int)
     part = source.val.subset(positions)
     result = score({"teacher": pieces.teacher.network}, evaluation_loader(recipe, source, part, accelerator), accelerator)["teacher"]
@@ -157,14 +166,16 @@ def _judge_teacher(recipe: Recipe, top1: float, chance: float, claimed: float | 
 
 def _score_part(recipe: Recipe, source: DataSource, part: str, student: Network, pieces: Pieces, accelerator: Accelerator) -> dict[str, Score]:
     """Student and teacher in one pass, so that the pictures are read once."""
-    networks = {"student": student} | ({"teacher": pieces.teacher.network} if pieces.teacher else {})
+    has_scores = pieces.teacher is not None and recipe.teacher.num_classes in (None, len(source.class_names))
+    networks = {"student": student} | ({"teacher": pieces.teacher.network} if has_scores else {})
     return score(networks, evaluation_loader(recipe, source, getattr(source, part), accelerator), accelerator)
 
 
 def _summarise(
     recipe: Recipe, name: str, source: DataSource, job: Job, scores: Mapping[str, Mapping[str, Score]], costs: Mapping[str, Costs], seconds: float
 ) -> dict[str, Any]:
-    """The objects teacher, distilled, alone have the scores of these three; a run without a teacher has only "alone"."""
+    """The objects teacher, distilled, alone have the scores of these three; a student that learns from labels only is "alone", and a teacher of
+    other classes has no scores."""
     summary: dict[str, Any] = {
         "format": 1,
         "run_name": name,
@@ -183,11 +194,11 @@ def _summarise(
     for role, network in (("teacher", recipe.teacher), ("student", recipe.student)):
         if network is not None:
             row: dict[str, Any] = {"model": network.model}
-            for part in ("val", "test"):
+            for part in ("val", "test") if role in scores["test"] else ():
                 row |= {f"{part}_top1": scores[part][role].top1, f"{part}_nll": scores[part][role].nll}
-            if role == "student" and recipe.teacher is not None:
+            if role == "student" and "teacher" in scores["test"]:
                 row["agreement"] = scores["test"]["student"].agreement(scores["test"]["teacher"])
-            key = role if role == "teacher" else "distilled" if recipe.teacher is not None else "alone"
+            key = role if role == "teacher" else "alone" if is_alone(recipe) else "distilled"
             summary[key] = row | costs[role].as_dict()
     return summary
 

@@ -24,6 +24,8 @@ FLOORS = {
     "distill.recipe_files": 0,
     "distill.recipe_search": 0,
     "distill.recipe_yaml": 0,
+    "distill.recipe_types": 0,
+    "distill.recipe_losses": 0,
     "distill.models": 1,
     "distill.losses.base": 1,
     "distill.data.random_rows": 1,

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from distill.errors import DistillError
 from distill.recipe import what_is_wrong
+from distill.recipe_losses import Schedule, is_schedule
 from distill.suggestion import did_you_mean
 
 
@@ -43,7 +44,39 @@ def check_arguments(cls: type, given: Mapping[str, Any]) -> tuple[dict[str, Any]
 
 
 def construct(cls: type, given: Mapping[str, Any]) -> tuple[Any, list[tuple[str, str]]]:
-    """(an instance or None, [(argument or "", what is wrong), ...]): also what the class itself says of the values."""
+    """(an instance or None, [(argument or "", what is wrong), ...]): also what the class itself says of the values.
+
+    An argument with a schedule has its first value in the instance; the last one is tried too.
+    """
+    schedules, wrong = read_schedules(given)
+    if wrong:
+        return None, wrong
+    for end in (1, 0):
+        values = {**given, **{name: schedule.ends[end] for name, schedule in schedules.items()}}
+        instance, wrong = _construct(cls, values)
+        if wrong:
+            return None, wrong
+    wrong = [
+        (name, f"can't follow a schedule: {cls.__name__} does not keep it as a number under its own name")
+        for name in schedules
+        if not isinstance(getattr(instance, name, None), float)
+    ]
+    return (None if wrong else instance), wrong
+
+
+def read_schedules(given: Mapping[str, Any]) -> tuple[dict[str, Schedule], list[tuple[str, str]]]:
+    """(argument -> its schedule, for those that have one; what is wrong with them)."""
+    schedules, wrong = {}, []
+    for name, value in given.items():
+        if is_schedule(value):
+            try:
+                schedules[name] = Schedule.model_validate(value)
+            except ValidationError as error:
+                wrong += [(".".join(map(str, (name, *path))), message) for path, message in what_is_wrong(error)]
+    return schedules, wrong
+
+
+def _construct(cls: type, given: Mapping[str, Any]) -> tuple[Any, list[tuple[str, str]]]:
     arguments, wrong = check_arguments(cls, given)
     if wrong:
         return None, wrong

@@ -9,6 +9,7 @@ from distill.build.arguments import check_arguments, construct
 from distill.errors import RecipeError
 from distill.models.zoo import model_exists
 from distill.recipe_files import Problem
+from distill.recipe_losses import is_schedule
 from distill.resolve import Catalogue
 
 
@@ -30,8 +31,17 @@ def _in_losses(values: Mapping[str, Any], catalogue: Catalogue) -> Iterator[Prob
         arguments = {key: value for key, value in entry.items() if key not in ("type", "weight")}
         for argument, message in construct(cls, arguments)[1]:
             yield Problem(".".join(filter(None, ("losses", label, argument))), message)
+        yield from _too_long(label, entry, values)
         if cls.needs_teacher and values.get("teacher") is None:
             yield Problem(f"losses.{label}", f"the loss {name!r} needs a teacher, and the recipe has none; remove it with losses.{label}=null")
+
+
+def _too_long(label: str, entry: Mapping[str, Any], values: Mapping[str, Any]) -> Iterator[Problem]:
+    num_epochs = _mapping(values, "train").get("epochs")
+    for name, value in entry.items():
+        length = value.get("epochs") if is_schedule(value) else None
+        if isinstance(length, int | float) and isinstance(num_epochs, int) and length > num_epochs:
+            yield Problem(f"losses.{label}.{name}.epochs", f"the schedule takes {length:g} epochs and the run only {num_epochs} (train.epochs)")
 
 
 def _in_models(values: Mapping[str, Any]) -> Iterator[Problem]:

@@ -8,16 +8,17 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.functional import one_hot
 
 from distill import recipe as schema
-from distill.build.arguments import construct
+from distill.build.losses import make_distiller, make_losses, set_up
+from distill.build.plan import plan_run
 from distill.data.sources.base import DataSource
 from distill.engine.distiller import Distiller
 from distill.engine.network import Network
 from distill.engine.runtime import DTYPES
 from distill.engine.teacher import Teacher
-from distill.errors import DistillError, RecipeError
-from distill.losses.base import DistillLoss
+from distill.errors import RecipeError
 from distill.models.hooks import measure_shapes
 from distill.models.weights import WeightsReport, load_weights
 from distill.models.zoo import create_model, describe
@@ -42,28 +43,19 @@ def build_pieces(
 
     The student's initial weights depend on the recipe's seed alone, so that runs with other losses or no teacher start from the same student.
     """
-    losses = _make_losses(recipe, catalogue)
+    losses = make_losses(recipe, catalogue)
     layers = sorted({layer for loss in losses.values() for layer in loss.layers})
     student, student_report = _network("student", recipe.student, recipe, source, layers, device, precision, weights.get("student"))
     reports = {"student": student_report}
     teacher_network = None
     if recipe.teacher is not None:
         teacher_network, reports["teacher"] = _network("teacher", recipe.teacher, recipe, source, layers, device, precision, weights.get("teacher"))
-    _set_up(losses, recipe, source, student, teacher_network)
-    distiller = Distiller(student, losses, {label: entry.weight for label, entry in recipe.losses.items()})
+    teacher_info = None if teacher_network is None else _info(teacher_network, recipe.teacher, source)
+    set_up(losses, _info(student, recipe.student, source), teacher_info, source, recipe.seed)
+    distiller = make_distiller(recipe, student, losses, plan_run(recipe, source, world_size=1))
     distiller.to(device, DTYPES[precision] if precision == "fp64" else None)
     teacher = Teacher(teacher_network) if teacher_network is not None else None
     return Pieces(distiller, teacher, {role: report for role, report in reports.items() if report is not None})
-
-
-def _make_losses(recipe: Recipe, catalogue: Catalogue) -> dict[str, DistillLoss]:
-    losses = {}
-    for label, entry in recipe.losses.items():
-        loss, wrong = construct(catalogue.get("losses", entry.name(label)), entry.model_extra)
-        if wrong:
-            raise RecipeError("; ".join(f"losses.{label}.{argument}: {message}" for argument, message in wrong))
-        losses[label] = loss
-    return losses
 
 
 def _network(
@@ -76,7 +68,7 @@ def _network(
     precision: str,
     weights: str | None,
 ) -> tuple[Network, WeightsReport | None]:
-    num_classes = len(source.class_names)
+    num_classes = _num_classes(entry, source)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         model = create_model(entry.model, num_classes=num_classes, norm=entry.norm, stem=entry.stem, arguments=entry.arguments)
@@ -101,38 +93,27 @@ def _network(
     return network.to(device, dtype).to(memory_format=memory_format), report
 
 
-def _set_up(losses: Mapping[str, DistillLoss], recipe: Recipe, source: DataSource, student: Network, teacher: Network | None) -> None:
-    """Gives every loss the shapes it may need. Errors name the loss by its label."""
-    infos = {
-        role: _info(network, entry.model, source)
-        for role, network, entry in (("student", student, recipe.student), ("teacher", teacher, recipe.teacher))
-        if network is not None
-    }
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
-        for label, loss in losses.items():
-            try:
-                loss.setup(infos["student"], infos.get("teacher"))
-            except DistillError as error:
-                raise RecipeError(f"losses.{label}: {error}") from error
+def _num_classes(entry: schema.Network, source: DataSource) -> int:
+    return getattr(entry, "num_classes", None) or len(source.class_names)
 
 
-def _info(network: Network, name: str, source: DataSource) -> ModelInfo:
-    num_classes = len(source.class_names)
+def _info(network: Network, entry: schema.Network, source: DataSource) -> ModelInfo:
     shapes = measure_shapes(network.model, network.hooks, source.image_size)
-    return describe(network.model, name, shapes, num_classes)
+    return describe(network.model, entry.model, shapes, _num_classes(entry, source))
 
 
-def rehearse(pieces: Pieces, source: DataSource) -> None:
+def rehearse(pieces: Pieces, source: DataSource, *, soft_labels: bool = False) -> None:
     """One step on two pictures, in eval mode so that no statistic moves: finds before training what would fail in it.
 
-    Raises RecipeError if a parameter gets no gradient (it would keep its initial value, and stop several processes), or if a loss is not a
-    finite scalar.
+    soft_labels: whether training will mix pictures. Raises RecipeError if a parameter gets no gradient (it would keep its initial value, and stop
+    several processes), if a loss is not a finite scalar, or if it can't take the labels.
     """
     device, size = pieces.distiller.student.mean.device, source.image_size
     pixels = torch.randint(0, 256, (2, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)).to(device)
-    row = torch.arange(2, device=device)
-    batch = Batch(pixels, row % len(source.class_names), row, torch.zeros_like(row))
+    labels, sample_ids = (torch.from_numpy(values[:2]).to(device) for values in (source.train.labels, source.train.sample_ids))
+    if soft_labels:
+        labels = one_hot(labels, len(source.class_names)).to(torch.float32).mean(dim=0, keepdim=True).expand(2, -1)
+    batch = Batch(pixels, labels, sample_ids, torch.zeros_like(sample_ids))
     pieces.distiller.eval()
     output = pieces.distiller(batch, pieces.teacher(batch) if pieces.teacher else None)
     for label, term in output.terms.items():

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from distill.build.pieces import Pieces
+from distill.build.plan import make_sampler, plan_run
 from distill.data.loader import EvaluationLoader, TrainingLoader
-from distill.data.sampler import StepSampler
 from distill.data.sources.base import DataSource, Part
 from distill.data.views import Views
 from distill.engine.evaluation import score
@@ -21,37 +19,6 @@ from distill.engine.optim import make_optimizer, make_schedule
 from distill.engine.runtime import cores_per_process
 from distill.engine.trainer import Log, Trainer
 from distill.recipe import Recipe
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How long a run is, known before anything is built."""
-
-    steps_per_epoch: int
-    num_steps: int
-    num_epochs: int
-
-    def images_seen(self, global_batch_size: int) -> int:
-        return self.num_steps * global_batch_size
-
-
-def make_sampler(recipe: Recipe, source: DataSource, *, rank: int, world_size: int) -> StepSampler:
-    """Raises RecipeError or DataError if the batch can't be divided or filled."""
-    return StepSampler(
-        len(source.train),
-        recipe.data.global_batch_size,
-        seed=recipe.seed,
-        rank=rank,
-        world_size=world_size,
-        accumulation=recipe.train.accumulation,
-    )
-
-
-def plan_run(recipe: Recipe, source: DataSource, world_size: int) -> Plan:
-    """Raises RecipeError or DataError if the batch can't be divided or filled."""
-    steps_per_epoch = make_sampler(recipe, source, rank=0, world_size=world_size).steps_per_epoch
-    num_steps = min(recipe.train.epochs * steps_per_epoch, recipe.train.max_steps or math.inf)
-    return Plan(steps_per_epoch, num_steps, math.ceil(num_steps / steps_per_epoch))
 
 
 def evaluation_loader(recipe: Recipe, source: DataSource, part: Part, accelerator: Accelerator) -> EvaluationLoader:
@@ -104,6 +71,7 @@ def build_trainer(
         evaluate=_evaluation(scored, evaluation_loader(recipe, source, source.val, accelerator), accelerator),
         log=log,
         log_every=train.log_every,
+        log_gradients_every=train.log_gradients_every,
         clip_norm=train.clip_norm,
         averaged=averaged,
         scaler=torch.amp.GradScaler(accelerator.device.type, enabled=precision == "fp16"),

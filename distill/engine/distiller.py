@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
+from distill.engine.gather import everyones_batch, everyones_outputs, is_shared
 from distill.engine.network import Network
+from distill.engine.schedules import Schedule
+from distill.errors import RecipeError
 from distill.losses.base import DistillLoss
 from distill.structures import Batch, Outputs, StepOutput
 
@@ -15,16 +20,77 @@ from distill.structures import Batch, Outputs, StepOutput
 class Distiller(nn.Module):
     """Student and losses together, so that the optimizer, DDP and `.to` find projectors and learned temperatures without being told."""
 
-    def __init__(self, student: Network, losses: Mapping[str, DistillLoss], weights: Mapping[str, float]):
-        """losses and weights by label."""
+    def __init__(
+        self,
+        student: Network,
+        losses: Mapping[str, DistillLoss],
+        weights: Mapping[str, float],
+        schedules: Mapping[tuple[str, str], Schedule] = MappingProxyType({}),
+        auto: Mapping[str, float] = MappingProxyType({}),
+    ):
+        """losses and weights by label. schedules: (label, argument or "weight") -> its value by step. auto: label -> the share of cross-entropy's
+        gradient norm that the term is scaled to before the first step; until then its weight is 1."""
         super().__init__()
-        self.student = student
-        self.losses = nn.ModuleDict(losses)
-        self.weights = dict(weights)
+        self.student, self.losses = student, nn.ModuleDict(losses)
+        self.weights, self.schedules, self.auto = dict(weights), dict(schedules), dict(auto)
+        for label in auto:
+            self.register_buffer(_buffer(label), torch.tensor(1.0))  # in checkpoints: it can't be found out again later
+        self.register_buffer("is_balanced", torch.tensor(not auto), persistent=bool(auto))
+        for label, name in schedules:  # a tensor that is rewritten, so that neither a compiler nor the loss need know of it
+            owner, name = (self, _buffer(label)) if name == "weight" else (losses[label], name)
+            owner.__dict__.pop(name, None)
+            owner.register_buffer(name, torch.tensor(0.0), persistent=False)
+        self.set_step(0)
+        own = [f"losses.{label}.{name}" for label, loss in losses.items() for name in loss.replicated_buffers]
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, own)
+
+    def set_step(self, step: int) -> None:
+        """Writes what every schedule says for this step."""
+        for (label, name), schedule in self.schedules.items():
+            buffer = getattr(self, _buffer(label)) if name == "weight" else getattr(self.losses[label], name)
+            buffer.fill_(schedule(step))
+
+    def weight(self, label: str) -> float | Tensor:
+        """The factor of a term now."""
+        return getattr(self, _buffer(label), self.weights.get(label, 1.0))
+
+    def balance(self, weights: Mapping[str, float]) -> None:
+        """Sets the weights that were to be found out."""
+        for label, weight in weights.items():
+            getattr(self, _buffer(label)).fill_(weight)
+        self.is_balanced.fill_(True)
 
     def forward(self, batch: Batch, teacher: Outputs | None) -> StepOutput:
+        logits, terms = self.terms(batch, teacher)
+        total = sum(self.weight(label) * term for label, term in terms.items())
+        return StepOutput(total, {label: term.detach() for label, term in terms.items()}, logits.detach())
+
+    def terms(self, batch: Batch, teacher: Outputs | None) -> tuple[Tensor, dict[str, Tensor]]:
+        """The student's logits [N, K], and every term [] before its weight; with gradient."""
+        if batch.labels.ndim == 2:
+            self._require_soft_labels()
         student = self.student(batch.images)
         with torch.autocast(batch.images.device.type, enabled=False):
-            terms = {label: loss(student, teacher, batch) for label, loss in self.losses.items()}
-            total = sum(self.weights[label] * term for label, term in terms.items())
-        return StepOutput(total, {label: term.detach() for label, term in terms.items()}, student.logits.detach())
+            mine, everyones = (student, teacher, batch), self._everyones(student, teacher, batch)
+            return student.logits, {label: loss(*(everyones if loss.batch_coupled else mine)) for label, loss in self.losses.items()}
+
+    def _everyones(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> tuple[Outputs, Outputs | None, Batch]:
+        """What losses see that relate samples to each other: the global batch, gathered once for all of them."""
+        coupled = [loss for loss in self.losses.values() if loss.batch_coupled]
+        if not coupled or not is_shared():
+            return student, teacher, batch
+        layers = list(dict.fromkeys(layer for loss in coupled for layer in loss.layers))
+        gathered = [None if outputs is None else everyones_outputs(outputs, layers) for outputs in (student, teacher)]
+        return gathered[0], gathered[1], everyones_batch(batch)
+
+    def _require_soft_labels(self) -> None:
+        for label, loss in self.losses.items():
+            if not loss.takes_soft_labels:
+                raise RecipeError(
+                    f"losses.{label}: {type(loss).__name__} needs one class for each picture, and mixed pictures have shares of several; "
+                    f"remove the loss (losses.{label}=null) or the mixing"
+                )
+
+
+def _buffer(label: str) -> str:
+    return f"weight_{label}"

@@ -19,8 +19,9 @@ class RunningMeans:
 
     @torch.no_grad()
     def update(self, output: StepOutput, labels: Tensor) -> None:
-        """Adds one micro-batch without waiting for the device."""
-        correct = (output.logits.argmax(dim=1) == labels).sum()
+        """Adds one micro-batch without waiting for the device. Of mixed pictures the class with the largest share counts."""
+        classes = labels if labels.ndim == 1 else labels.argmax(dim=1)
+        correct = (output.logits.argmax(dim=1) == classes).sum()
         values = torch.stack([output.loss.detach(), *output.terms.values(), correct.to(output.loss.dtype)])
         self._sums = values if self._sums is None else self._sums.add_(values)
         self._num_batches += 1

@@ -13,11 +13,12 @@ from torch.optim.swa_utils import AveragedModel
 
 from distill.data.loader import TrainingLoader
 from distill.engine.distiller import Distiller
+from distill.engine.gradients import Gradient, auto_weights, measure_gradients
 from distill.engine.metrics import RunningMeans
 from distill.engine.optim import Schedule, set_learning_rate
 from distill.engine.teacher import Teacher
 from distill.errors import DivergedError
-from distill.structures import StepOutput
+from distill.structures import Batch, Outputs, StepOutput
 
 Log = Callable[[Mapping[str, Any]], None]
 
@@ -38,18 +39,20 @@ class Trainer:
         evaluate: Callable[[], Mapping[str, float]],
         log: Log,
         log_every: int = 20,
+        log_gradients_every: int = 0,
         clip_norm: float | None = None,
         averaged: AveragedModel | None = None,
         scaler: torch.amp.GradScaler | None = None,
     ):
-        """evaluate is called after every epoch, on all processes; log receives "train" and "epoch" events, on all processes too."""
+        """evaluate is called after every epoch, on all processes; log receives "train", "epoch", "gradients" and "weights" events, on all processes
+        too. log_gradients_every: steps between two "gradients" events; 0 for none."""
         self.accelerator, self.teacher, self.loader, self.schedule = accelerator, teacher, loader, schedule
-        self.num_steps, self.log_every, self.clip_norm = num_steps, log_every, clip_norm
+        self.num_steps, self.log_every, self.log_gradients_every, self.clip_norm = num_steps, log_every, log_gradients_every, clip_norm
         self.evaluate, self.log, self.averaged = evaluate, log, averaged
         self.scaler = scaler or torch.amp.GradScaler(accelerator.device.type, enabled=False)
         self.labels = list(distiller.losses)
         self.distiller, self.optimizer = accelerator.prepare(distiller, optimizer)
-        self.step = 0
+        self.step, self._begun = 0, -1
 
     def train(self) -> None:
         """Raises DivergedError when the loss is not finite, before it can reach the weights where the device can be asked at no cost."""
@@ -58,8 +61,10 @@ class Trainer:
         while self.step < self.num_steps:
             self.distiller.train()
             for batch in self.loader.epoch(epoch):
+                teacher = self.teacher(batch) if self.teacher else None
+                self._begin_step(epoch, batch, teacher)
                 with self.accelerator.accumulate(self.distiller):
-                    output = self.distiller(batch, self.teacher(batch) if self.teacher else None)
+                    output = self.distiller(batch, teacher)
                     self._stop_if_diverged(output)
                     self.accelerator.backward(self.scaler.scale(output.loss))
                     self._means.update(output, batch.labels)
@@ -69,6 +74,23 @@ class Trainer:
                     break
             self._end_epoch(epoch)
             epoch += 1
+
+    def _begin_step(self, epoch: int, batch: Batch, teacher: Outputs | None) -> None:
+        """Schedules, and what is measured on the first part of some steps' batches."""
+        if self.step == self._begun:
+            return
+        self._begun, distiller = self.step, self.accelerator.unwrap_model(self.distiller)
+        distiller.set_step(self.step)
+        if self.step == 0 and distiller.auto and not distiller.is_balanced:
+            weights = auto_weights(distiller.auto, self._gradients(batch, teacher))
+            distiller.balance(weights)
+            self.log({"event": "weights", "epoch": epoch + 1, "step": 0, **weights})
+        if self.log_gradients_every and self.step % self.log_gradients_every == 0:
+            measured = {label: gradient._asdict() for label, gradient in self._gradients(batch, teacher).items()}
+            self.log({"event": "gradients", "epoch": epoch + 1, "step": self.step, "terms": measured})
+
+    def _gradients(self, batch: Batch, teacher: Outputs | None) -> Mapping[str, Gradient]:
+        return measure_gradients(self.accelerator.unwrap_model(self.distiller), batch, teacher, self.accelerator, self.scaler.get_scale())
 
     def _update(self, epoch: int) -> None:
         """One step of the optimizer, and a report every few of them."""

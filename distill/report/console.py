@@ -61,6 +61,11 @@ class RunProgress:
 
     def __call__(self, event: Mapping[str, Any]) -> None:
         """Takes one event of the trainer's log."""
+        if event["event"] == "weights":
+            found = ", ".join(f"{label} {weight:.4g}" for label, weight in event.items() if label not in _NOT_TERMS)
+            self.console.print(f"{self.title}: weights found from the first step's gradients: {found}", soft_wrap=True)
+        if event["event"] not in ("train", "epoch"):
+            return
         if event["event"] == "epoch":
             self._val = f"val {event['val_top1']:.1%}"
         text = self._describe(event)

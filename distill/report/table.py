@@ -26,8 +26,8 @@ def result_table(summary: Mapping[str, Any]) -> Table:
             table.add_row(
                 title,
                 row["model"],
-                f"{row['val_top1']:.2%}",
-                f"{row['test_top1']:.2%}",
+                f"{row['val_top1']:.2%}" if "val_top1" in row else "other classes",
+                f"{row['test_top1']:.2%}" if "test_top1" in row else "other classes",
                 "" if agreement is None else f"{agreement:.1%}",
                 f"{row['num_parameters'] / 1e6:.2f} M",
                 f"{row['gmacs']:.3f}",

@@ -9,7 +9,7 @@ import torch
 
 from distill.build.arguments import check_arguments, construct
 from distill.build.pieces import build_pieces, rehearse
-from distill.build.trainer import plan_run
+from distill.build.plan import plan_run
 from distill.data.sources.synthetic import Synthetic
 from distill.errors import RecipeError
 from distill.losses.ce import CrossEntropy

@@ -1,0 +1,60 @@
+"""From a recipe's losses to a Distiller: made, told what networks and data are like, weighed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from distill.build.arguments import construct, read_schedules
+from distill.build.plan import Plan
+from distill.data.sources.base import DataSource
+from distill.engine import schedules
+from distill.engine.distiller import Distiller
+from distill.engine.network import Network
+from distill.errors import DistillError, RecipeError
+from distill.losses.base import DistillLoss
+from distill.recipe import Recipe
+from distill.recipe_losses import Schedule, auto_ratio
+from distill.resolve import Catalogue
+from distill.structures import DataInfo, ModelInfo
+
+
+def make_losses(recipe: Recipe, catalogue: Catalogue) -> dict[str, DistillLoss]:
+    """label -> loss. Raises RecipeError that names the label and the argument."""
+    losses = {}
+    for label, entry in recipe.losses.items():
+        loss, wrong = construct(catalogue.get("losses", entry.name(label)), entry.model_extra)
+        if wrong:
+            raise RecipeError("; ".join(f"losses.{label}.{argument}: {message}" for argument, message in wrong))
+        losses[label] = loss
+    return losses
+
+
+def set_up(losses: Mapping[str, DistillLoss], student: ModelInfo, teacher: ModelInfo | None, source: DataSource, seed: int) -> None:
+    """Gives every loss the shapes it may need; initial weights depend on the seed alone. Errors name the loss by its label."""
+    data = DataInfo(torch.from_numpy(source.train.sample_ids), torch.from_numpy(source.train.labels))
+    for label, loss in losses.items():
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            loss.data = data
+            try:
+                loss.setup(student, teacher)
+            except DistillError as error:
+                raise RecipeError(f"losses.{label}: {error}") from error
+
+
+def make_distiller(recipe: Recipe, student: Network, losses: Mapping[str, DistillLoss], plan: Plan) -> Distiller:
+    """Student and losses with the recipe's weights and schedules."""
+    auto = {label: ratio for label, entry in recipe.losses.items() if (ratio := auto_ratio(entry.weight)) is not None}
+    constant = {label: entry.weight for label, entry in recipe.losses.items() if isinstance(entry.weight, float)}
+    moving = {(label, "weight"): entry.weight for label, entry in recipe.losses.items() if isinstance(entry.weight, Schedule)}
+    for label, entry in recipe.losses.items():
+        moving |= {(label, name): schedule for name, schedule in read_schedules(entry.model_extra)[0].items()}
+    return Distiller(student, losses, constant, {key: _by_step(schedule, plan) for key, schedule in moving.items()}, auto)
+
+
+def _by_step(schedule: Schedule, plan: Plan) -> schedules.Schedule:
+    num_steps = plan.num_steps if schedule.epochs is None else round(schedule.epochs * plan.steps_per_epoch)
+    start, end = schedule.ends
+    return schedules.make_schedule(schedule.schedule, start=start, end=end, num_steps=num_steps)

@@ -1,0 +1,76 @@
+"""What each term asks of the student: the size of its gradient, and how far it points the same way as cross-entropy's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from distill.engine.distiller import Distiller
+from distill.errors import RecipeError
+from distill.structures import Batch, Outputs
+
+
+class Gradient(NamedTuple):
+    """Of one term, before its weight, with respect to the student's parameters."""
+
+    norm: float
+    cosine: float  # to cross-entropy's gradient; 0 where one of them is 0
+
+
+REFERENCE = "cross_entropy"
+
+
+def measure_gradients(distiller: Distiller, batch: Batch, teacher: Outputs | None, accelerator: Accelerator, scale: float = 1.0) -> dict[str, Gradient]:
+    """label -> its gradient, and that of plain cross-entropy under "cross_entropy"; of the mean over all processes.
+
+    One forward of its own, with the Distiller itself and not its wrapping; nothing is changed by it, batch statistics included.
+    scale: multiplies each loss before its backward, where half precision would lose small gradients.
+    """
+    parameters = [parameter for parameter in distiller.student.parameters() if parameter.requires_grad]
+    with _left_as_it_was(distiller):
+        logits, terms = distiller.terms(batch, teacher)
+        terms = {**terms, REFERENCE: F.cross_entropy(logits, batch.labels)}
+        flat = {label: _flat_gradient(scale * term, parameters, accelerator) / scale for label, term in terms.items()}
+    reference = flat[REFERENCE]
+    return {label: _describe(gradient, reference) for label, gradient in flat.items()}
+
+
+def auto_weights(ratios: Mapping[str, float], gradients: Mapping[str, Gradient]) -> dict[str, float]:
+    """label -> the weight at which the term's gradient norm is its ratio of cross-entropy's. Raises RecipeError for a term without gradient."""
+    weights = {}
+    for label, ratio in ratios.items():
+        norm = gradients[label].norm
+        if not 0 < norm < float("inf"):
+            raise RecipeError(f"losses.{label}.weight: auto({ratio:g}) can't scale a gradient of norm {norm:g} in the first step; give the weight as a number")
+        weights[label] = ratio * gradients[REFERENCE].norm / norm
+    return weights
+
+
+def _flat_gradient(term: Tensor, parameters: list[nn.Parameter], accelerator: Accelerator) -> Tensor:
+    gradients = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True) if term.requires_grad else [None] * len(parameters)
+    parts = [torch.zeros_like(p) if gradient is None else gradient for p, gradient in zip(parameters, gradients, strict=True)]
+    return accelerator.reduce(torch.cat([part.flatten() for part in parts]), "mean")
+
+
+def _describe(gradient: Tensor, reference: Tensor) -> Gradient:
+    gradient, reference = (vector.cpu().double() for vector in (gradient, reference))  # float32 loses digits over millions of parameters
+    norm, product = gradient.norm().item(), (gradient.norm() * reference.norm()).item()
+    return Gradient(norm, (gradient @ reference).item() / product if product > 0 else 0.0)
+
+
+@contextmanager
+def _left_as_it_was(module: nn.Module) -> Iterator[None]:
+    """Buffers (batch statistics, memory banks) and random numbers are afterwards what they were before."""
+    kept = [(buffer, buffer.clone()) for buffer in module.buffers()]
+    devices = sorted({buffer.device.index for buffer, _ in kept if buffer.device.type == "cuda"})
+    with torch.random.fork_rng(devices=devices):
+        yield
+    with torch.no_grad():
+        for buffer, value in kept:
+            buffer.copy_(value)

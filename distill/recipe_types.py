@@ -1,0 +1,67 @@
+"""The kinds of values that a recipe is made of, with their limits and what is said of a value that does not fit."""
+
+import math
+import re
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
+
+
+def must(fit: Callable[[Any], Any], words: str, kind: Any = AfterValidator) -> Any:
+    """Returns a validator that refuses, in these words, what does not fit."""
+
+    def check(value: Any) -> Any:
+        if not fit(value):
+            raise ValueError(words)
+        return value
+
+    return kind(check)
+
+
+def _plain(value: Any) -> Any:
+    """Returns the value with tuples as lists; raises where a recipe file could not hold it."""
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("must be a finite number")
+    if value is not None and not isinstance(value, str | int | float):
+        raise ValueError("must be text, a number, true, false, null, a list or a mapping with text as keys")
+    return value
+
+
+def number(kind: type, **limits: Any) -> Any:
+    # pydantic takes true for 1.0, which turns a slip like `temperature: true` into a wrong experiment
+    no_bool = must(lambda value: not isinstance(value, bool), "must be a number, not true or false", BeforeValidator)
+    return Annotated[kind, Field(**limits), no_bool]
+
+
+def numbers(length: int) -> Any:
+    fit, words = lambda value: isinstance(value, list | tuple) and len(value) == length, f"must be a list of {length} numbers"
+    return must(fit, words, BeforeValidator)
+
+
+RISING = must(lambda values: list(values) == sorted(values), "must be in increasing order")
+DISTINCT = must(lambda values: len(set(values)) == len(values), "must not hold a value twice")
+_FOLDER = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+Number, NotNegative, Positive = number(float), number(float, ge=0), number(float, gt=0)
+Inside, UpToOne = number(float, gt=0, lt=1), number(float, gt=0, le=1)
+BelowOne, Share = number(float, ge=0, lt=1), number(float, ge=0, le=1)
+Whole, Count, Pixels = number(int, ge=0), number(int, ge=1), number(int, ge=8)
+Seed = number(int, ge=0, lt=2**63)
+Text = Annotated[str, Field(min_length=1)]
+Arguments = dict[str, Annotated[Any, AfterValidator(_plain)]]
+Label = Annotated[str, must(re.compile(r"[A-Za-z_][A-Za-z0-9_]*").fullmatch, "must be letters, digits and _, and not begin with a digit")]
+RunName = Annotated[str, must(_FOLDER.fullmatch, "must be 1 to 100 letters, digits and . _ - (no .., and first a letter or digit)")]
+Scale = Annotated[tuple[UpToOne, UpToOne], numbers(2), RISING]
+Ratio = Annotated[tuple[Positive, Positive], numbers(2), RISING]
+Milestones = Annotated[list[Inside], RISING, DISTINCT]
+Norm = Literal["batch", "sync", "group", "frozen"]
+Precision = Literal["auto", "fp32", "bf16", "fp16", "fp64"]
+
+
+class Section(BaseModel, extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False):
+    """One mapping of a recipe."""
