@@ -63,12 +63,12 @@ class Teacher(Network):
     check: StrictBool = Field(True, description="Score the teacher first and stop where it falls short.")
     claimed_top1: UpToOne | None = Field(None, description="Top-1 fraction that the teacher's weights are said to reach.")
 
-    @field_validator("weights")
+    @field_validator("num_classes")
     @classmethod
-    def _has_the_datas_classes(cls, weights: str, info: ValidationInfo) -> str:
-        if weights == "train" and info.data.get("num_classes") is not None:
-            raise ValueError("must name the weights, because teacher.num_classes is set and a teacher trained here has the data's classes")
-        return weights
+    def _come_with_weights(cls, num_classes: int | None, info: ValidationInfo) -> int | None:
+        if num_classes is not None and info.data.get("weights") == "train":
+            raise ValueError("needs teacher.weights to name the weights: a teacher that is trained here has the data's classes")
+        return num_classes
 
     @field_validator("recipe")
     @classmethod
@@ -191,7 +191,7 @@ def shown_value(value: Any) -> str:
 
 
 def _unknown(path: tuple[str | int, ...]) -> str:
-    *parents, key = map(str, path)
+    *parents, key = (str(part) for part in path if not str(part).startswith("["))
     known = {entry: entry.rpartition(".")[2] for entry in _known_paths(Recipe)}
     if key in known:
         return "unknown key; dots join keys on the command line only, in a file write it nested"

@@ -26,13 +26,62 @@ RECIPES = {
     "a loss argument that is true": (["--recipe", "smoke", "losses.kd.temperature=true"], ["losses.kd.temperature", "true"]),
     "a loss argument that makes no sense": (["--recipe", "smoke", "losses.kd.temperature=0"], ["losses.kd", "temperature must be above 0"]),
     "a loss argument that is nan": (["--recipe", "smoke", "losses.kd.temperature=.nan"], ["losses.kd.temperature"]),
-    "an unknown layer": (["--recipe", "smoke", *FAST, "losses.at={weight: 1, layers: [layer5]}"], ["layer5", "layer4"]),
+    "an unknown layer": (["--recipe", "smoke", *FAST, "losses.at={weight: 1, layers: [layer5]}"], ["losses.at", "layer5", "layer4"]),
+    "a layer without an activation at its end": (
+        ["--recipe", "smoke", *FAST, "losses.fitnet={weight: 1, layers: [layer4.0.conv1.pre]}"],
+        ["losses.fitnet", "does not end in an activation"],
+    ),
     "an unknown model": (["--recipe", "smoke", "student.model=resnet19"], ["student.model", "resnet19", "did you mean 'resnet18'"]),
     "an unknown model argument": (["--recipe", "smoke", *FAST, "student.arguments.widht=2"], ["widht"]),
     "a wrong type": (["--recipe", "smoke", "train.epochs=many"], ["train.epochs", "whole number", "'many'"]),
     "a negative seed": (["--recipe", "smoke", "seed=-1"], ["seed", "0 or more", "-1"]),
     "a learning rate that is nan": (["--recipe", "smoke", "train.lr=.nan"], ["train.lr", "nan"]),
     "a negative weight": (["--recipe", "smoke", "losses.kd.weight=-1"], ["losses.kd.weight", "0 or more"]),
+    "a weight that is nan": (["--recipe", "smoke", "losses.kd.weight=.nan"], ["losses.kd.weight", "number"]),
+    "a weight that is text": (["--recipe", "smoke", "losses.kd.weight=heavy"], ["losses.kd.weight", "must be a number", "'heavy'"]),
+    "an auto weight without a number": (["--recipe", "smoke", "losses.kd.weight=auto"], ["losses.kd.weight", "auto(R)", "auto(0.5)"]),
+    "an auto weight of 0": (["--recipe", "smoke", "losses.kd.weight=auto(0)"], ["losses.kd.weight", "above 0"]),
+    "an unknown schedule": (
+        ["--recipe", "smoke", "losses.kd.weight={schedule: warmdown, end: 1, epochs: 1}"],
+        ["losses.kd.weight.schedule", "'warmup', 'linear', 'cosine' or 'stop_at'"],
+    ),
+    "a schedule without its end": (["--recipe", "smoke", "losses.kd.weight={schedule: warmup, epochs: 1}"], ["losses.kd.weight", "end must be given"]),
+    "a schedule with an unknown key": (
+        ["--recipe", "smoke", "losses.kd.weight={schedule: warmup, end: 1, epoch: 1}"],
+        ["losses.kd.weight.epoch", "did you mean 'epochs'"],
+    ),
+    "a schedule longer than the run": (
+        ["--recipe", "smoke", "losses.kd.weight={schedule: warmup, end: 1, epochs: 5}"],
+        ["losses.kd.weight.epochs", "takes 5 epochs", "only 1 (train.epochs)"],
+    ),
+    "a scheduled argument longer than the run": (
+        ["--recipe", "smoke", "losses.kd.temperature={schedule: linear, start: 4, end: 2, epochs: 5}"],
+        ["losses.kd.temperature.epochs", "takes 5 epochs"],
+    ),
+    "a schedule that becomes negative": (
+        ["--recipe", "smoke", "losses.kd.weight={schedule: linear, start: 1, end: -1}"],
+        ["losses.kd.weight", "must not become negative"],
+    ),
+    "a schedule to a value that the loss refuses": (
+        ["--recipe", "smoke", "losses.kd.temperature={schedule: linear, start: 4, end: 0}"],
+        ["losses.kd", "temperature must be above 0, got 0"],
+    ),
+    "a schedule for what is no number": (
+        ["--recipe", "smoke", "losses.kd.standardise={schedule: linear, start: 0, end: 1}"],
+        ["losses.kd.standardise"],
+    ),
+    "a teacher of other classes for a loss on logits": (
+        ["--recipe", "smoke", *FAST, "teacher.num_classes=7"],
+        ["losses.kd", "the student has 4 classes and the teacher 7"],
+    ),
+    "a teacher of other classes that is to be trained": (
+        ["--recipe", "smoke", *FAST, "teacher.num_classes=7", "teacher.weights=train"],
+        ["teacher.num_classes", "needs teacher.weights to name the weights"],
+    ),
+    "maps of different sizes for a loss without projector": (
+        ["--recipe", "smoke", *FAST, "losses.at={weight: 1, layers: [layer2]}", "teacher.stem=small"],
+        ["losses.at", "layer2: the student's map is 4x4 and the teacher's 16x16"],
+    ),
     "an unknown source": (["--recipe", "smoke", "data.source=imagefoldr"], ["data.source", "did you mean 'imagefolder'"]),
     "an unknown source argument": (["--recipe", "smoke", "data.arguments.num_clases=3"], ["data.arguments.num_clases", "did you mean 'num_classes'"]),
     "a loss that needs a teacher where there is none": (["--recipe", "smoke", "teacher=null", "control=false"], ["losses.kd", "needs a teacher"]),

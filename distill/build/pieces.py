@@ -19,7 +19,8 @@ from distill.engine.network import Network
 from distill.engine.runtime import DTYPES
 from distill.engine.teacher import Teacher
 from distill.errors import RecipeError
-from distill.models.hooks import measure_shapes
+from distill.losses.base import DistillLoss
+from distill.models.hooks import FeatureHooks, measure_shapes
 from distill.models.weights import WeightsReport, load_weights
 from distill.models.zoo import create_model, describe
 from distill.recipe import Recipe
@@ -44,12 +45,11 @@ def build_pieces(
     The student's initial weights depend on the recipe's seed alone, so that runs with other losses or no teacher start from the same student.
     """
     losses = make_losses(recipe, catalogue)
-    layers = sorted({layer for loss in losses.values() for layer in loss.layers})
-    student, student_report = _network("student", recipe.student, recipe, source, layers, device, precision, weights.get("student"))
+    student, student_report = _network("student", recipe.student, recipe, source, losses, device, precision, weights.get("student"))
     reports = {"student": student_report}
     teacher_network = None
     if recipe.teacher is not None:
-        teacher_network, reports["teacher"] = _network("teacher", recipe.teacher, recipe, source, layers, device, precision, weights.get("teacher"))
+        teacher_network, reports["teacher"] = _network("teacher", recipe.teacher, recipe, source, losses, device, precision, weights.get("teacher"))
     teacher_info = None if teacher_network is None else _info(teacher_network, recipe.teacher, source)
     set_up(losses, _info(student, recipe.student, source), teacher_info, source, recipe.seed)
     distiller = make_distiller(recipe, student, losses, plan_run(recipe, source, world_size=1))
@@ -63,7 +63,7 @@ def _network(
     entry: schema.Network,
     recipe: Recipe,
     source: DataSource,
-    layers: list[str],
+    losses: Mapping[str, DistillLoss],
     device: torch.device,
     precision: str,
     weights: str | None,
@@ -76,18 +76,20 @@ def _network(
     if weights is not None:
         new_head = isinstance(entry, schema.Student) and entry.new_head
         report = load_weights(model, entry.model, weights, num_classes=num_classes, new_head=new_head, role=role)
-    try:
-        network = Network(
-            model,
-            mean=entry.mean or (report and report.mean) or source.mean,
-            std=entry.std or (report and report.std) or source.std,
-            layers=layers,
-            aliases=entry.features,
-            autocast_dtype=DTYPES[precision] if precision in ("bf16", "fp16") else None,
-            channels_last=recipe.train.channels_last,
-        )
-    except RecipeError as error:
-        raise RecipeError(f"{role} {entry.model}: {error}") from error
+    for label, loss in losses.items():  # one by one, so that the message can name the loss that asks for what is not there
+        try:
+            FeatureHooks(model, loss.layers, entry.features).remove()
+        except RecipeError as error:
+            raise RecipeError(f"losses.{label}: {role} {entry.model}: {error}") from error
+    network = Network(
+        model,
+        mean=entry.mean or (report and report.mean) or source.mean,
+        std=entry.std or (report and report.std) or source.std,
+        layers=sorted({layer for loss in losses.values() for layer in loss.layers}),
+        aliases=entry.features,
+        autocast_dtype=DTYPES[precision] if precision in ("bf16", "fp16") else None,
+        channels_last=recipe.train.channels_last,
+    )
     dtype = torch.float64 if precision == "fp64" else None
     memory_format = torch.channels_last if recipe.train.channels_last else torch.contiguous_format
     return network.to(device, dtype).to(memory_format=memory_format), report

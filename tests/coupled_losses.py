@@ -1,0 +1,79 @@
+"""Started by torchrun on two processes (tests/test_two_processes.py): what relates samples to each other sees the global batch.
+
+For every such loss, and some that don't: value, every gradient and every buffer on two processes are those of one process that has the whole batch.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+
+import torch
+from accelerate.utils import gather_object
+
+from distill.build.pieces import build_pieces
+from distill.data.sources.synthetic import Synthetic
+from distill.engine import distiller as distiller_module
+from distill.engine.gradients import measure_gradients
+from distill.engine.runtime import make_accelerator, processes
+from distill.recipe_files import load_recipe
+from distill.resolve import Catalogue
+from distill.structures import Batch
+
+OTHERS = ["kd", "ctkd", "at", "cat_kd"]  # without batch norm of their own, which would see the local batch
+TOLERANCE = {"fp64": 1e-12, "fp32": 1e-6}
+
+
+def main(precision: str) -> None:
+    state, catalogue, source = processes(), Catalogue(), Synthetic(num_train=64, num_val=8, num_test=8)
+    assert state.num_processes == 2, state
+    coupled = [name for name in catalogue.names("losses") if catalogue.get("losses", name).batch_coupled]
+    assert len(coupled) >= 6, coupled
+    for name in coupled + OTHERS:
+        compare(name, precision, state, catalogue, source)
+    state.wait_for_everyone()
+    torch.distributed.destroy_process_group()
+    print("both agree")
+
+
+def compare(name: str, precision: str, state, catalogue: Catalogue, source: Synthetic) -> None:
+    overrides = ["teacher.model=resnet34", "student.norm=group", f"losses.{name}={{weight: 1.0}}", f"train.precision={precision}"]
+    recipe = load_recipe("smoke", overrides)
+    pieces = build_pieces(recipe, catalogue, source, device=state.device, precision=precision, weights={})
+    whole = Batch(source.train.pixels[:8], *(torch.from_numpy(v[:8]) for v in (source.train.labels, source.train.sample_ids)), torch.zeros(8).long())
+    mine = Batch(*(values[state.process_index :: 2] for values in whole))
+    reference, is_shared = copy.deepcopy(pieces.distiller), distiller_module.is_shared
+    reference.student.hooks = type(pieces.distiller.student.hooks)(reference.student.model, pieces.distiller.student.hooks.names)
+    for distiller in (reference, pieces.distiller):
+        distiller.train()
+
+    distiller_module.is_shared = lambda: False
+    expected = reference(whole, pieces.teacher(whole))
+    expected.loss.backward()
+    distiller_module.is_shared = is_shared
+    accelerator = make_accelerator()
+    wrapped = accelerator.prepare(pieces.distiller)
+    output = wrapped(mine, pieces.teacher(mine))
+    accelerator.backward(output.loss)
+
+    value = accelerator.reduce(output.terms[name], "mean")
+    close(f"{name}: value", value, expected.terms[name], precision)
+    for (key, ours), theirs in zip(pieces.distiller.named_parameters(), reference.parameters(), strict=True):
+        close(f"{name}: gradient of {key}", ours.grad, theirs.grad, precision, scale=largest(reference))
+    for (key, ours), theirs in zip(pieces.distiller.named_buffers(), reference.buffers(), strict=True):
+        close(f"{name}: {key}", ours.double(), theirs.double(), precision)
+    norms = gather_object([{k: g.norm for k, g in measure_gradients(pieces.distiller, mine, pieces.teacher(mine), accelerator).items()}])
+    assert norms[0] == norms[1], f"{name}: the processes measured different gradients"
+
+
+def largest(module: torch.nn.Module) -> float:
+    return max(parameter.grad.abs().max().item() for parameter in module.parameters())
+
+
+def close(what: str, ours: torch.Tensor, theirs: torch.Tensor, precision: str, scale: float = 1.0) -> None:
+    difference, limit = (ours - theirs).abs().max().item() if ours.numel() else 0.0, TOLERANCE[precision] * max(1.0, scale)
+    assert difference <= limit, f"{what} differs by {difference}, more than {limit}"
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
