@@ -1,7 +1,8 @@
-"""python -m benchmarks.loss_runs --results docs/losses_results.jsonl [--seeds 0] [--losses kd,dkd,...] [--teacher RUN_OR_FILE]
+"""python -m benchmarks.loss_runs --results FILE [--seeds 0] [--losses kd,dkd,...] [--teacher RUN_OR_FILE]
 
 Trains the recipe of every loss on the sample, beside the student alone, and writes a row as each finishes. Started again, it goes on where it
-stopped: what stands in the results is not trained again. One teacher for all: the cached one, or --teacher. About a minute and a half a row on 2 cores.
+stopped: what stands in the results is not trained again. One teacher for all: the cached one, or --teacher. About a minute and a half a row on two
+cores. docs/losses.md shows docs/losses_results.jsonl.
 """
 
 from __future__ import annotations

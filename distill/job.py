@@ -13,8 +13,8 @@ from distill import record
 from distill.build.check import find_problems
 from distill.build.notes import loss_notes
 from distill.build.pieces import build_pieces, rehearse
-from distill.build.source import open_source
 from distill.build.plan import plan_run
+from distill.build.source import open_source
 from distill.data.sources.base import DataSource
 from distill.engine.costs import Costs, measure_costs
 from distill.engine.runtime import processes, resolve_precision, use_all_cores

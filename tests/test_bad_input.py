@@ -45,7 +45,10 @@ RECIPES = {
         ["--recipe", "smoke", "losses.kd.weight={schedule: warmdown, end: 1, epochs: 1}"],
         ["losses.kd.weight.schedule", "'warmup', 'linear', 'cosine' or 'stop_at'"],
     ),
-    "a schedule without its end": (["--recipe", "smoke", "losses.kd.weight={schedule: warmup, epochs: 1}"], ["losses.kd.weight", "end must be given"]),
+    "a schedule without its end": (
+        ["--recipe", "smoke", "losses.kd.weight={schedule: warmup, epochs: 1}"],
+        ["losses.kd.weight", "end must be given"],
+    ),
     "a schedule with an unknown key": (
         ["--recipe", "smoke", "losses.kd.weight={schedule: warmup, end: 1, epoch: 1}"],
         ["losses.kd.weight.epoch", "did you mean 'epochs'"],

@@ -50,7 +50,15 @@ def test_smallest_recipe_is_filled_with_the_documented_defaults():
     assert built.data.augment == Augment(crop="padded", padding=2, scale=(0.35, 1.0), ratio=(0.75, 1.3333), flip=0.5)
     expected = {"optimizer": "sgd", "momentum": 0.9, "nesterov": True, "betas": (0.9, 0.999), "weight_decay": 5e-4, "schedule": "cosine"}
     expected |= {"warmup_epochs": 0, "milestones": [0.3333, 0.6667, 0.8889], "gamma": 0.1, "final_lr_fraction": 0, "accumulation": 1}
-    expected |= {"precision": "auto", "channels_last": True, "log_every": 20, "log_gradients_every": 0, "max_steps": None, "clip_norm": None, "ema_decay": None}
+    expected |= {
+        "precision": "auto",
+        "channels_last": True,
+        "log_every": 20,
+        "log_gradients_every": 0,
+        "max_steps": None,
+        "clip_norm": None,
+        "ema_decay": None,
+    }
     assert built.train.model_dump() == {"epochs": 10, "lr": 0.1, **expected}
 
 

@@ -23,43 +23,51 @@ class Gradient(NamedTuple):
     cosine: float  # to cross-entropy's gradient; 0 where one of them is 0
 
 
-REFERENCE = "cross_entropy"
+class Gradients(NamedTuple):
+    """Of one batch."""
+
+    cross_entropy_norm: float  # of plain cross-entropy with the labels, whether it is a term or not
+    terms: dict[str, Gradient]  # by label
 
 
-def measure_gradients(distiller: Distiller, batch: Batch, teacher: Outputs | None, accelerator: Accelerator, scale: float = 1.0) -> dict[str, Gradient]:
-    """label -> its gradient, and that of plain cross-entropy under "cross_entropy"; of the mean over all processes.
+def measure_gradients(distiller: Distiller, batch: Batch, teacher: Outputs | None, accelerator: Accelerator, scale: float = 1.0) -> Gradients:
+    """The gradient of every term, of the mean over all processes.
 
     One forward of its own, with the Distiller itself and not its wrapping; nothing is changed by it, batch statistics included.
     scale: multiplies each loss before its backward, where half precision would lose small gradients.
     """
     parameters = [parameter for parameter in distiller.student.parameters() if parameter.requires_grad]
+
+    def flat(term: Tensor) -> Tensor:
+        return accelerator.reduce(_flat_gradient(scale * term, parameters), "mean").cpu().double() / scale
+
     with _left_as_it_was(distiller):
         logits, terms = distiller.terms(batch, teacher)
-        terms = {**terms, REFERENCE: F.cross_entropy(logits, batch.labels)}
-        flat = {label: _flat_gradient(scale * term, parameters, accelerator) / scale for label, term in terms.items()}
-    reference = flat[REFERENCE]
-    return {label: _describe(gradient, reference) for label, gradient in flat.items()}
+        reference = flat(F.cross_entropy(logits, batch.labels))
+        return Gradients(reference.norm().item(), {label: _describe(flat(term), reference) for label, term in terms.items()})
 
 
-def auto_weights(ratios: Mapping[str, float], gradients: Mapping[str, Gradient]) -> dict[str, float]:
+def auto_weights(ratios: Mapping[str, float], gradients: Gradients) -> dict[str, float]:
     """label -> the weight at which the term's gradient norm is its ratio of cross-entropy's. Raises RecipeError for a term without gradient."""
     weights = {}
     for label, ratio in ratios.items():
-        norm = gradients[label].norm
+        norm = gradients.terms[label].norm
         if not 0 < norm < float("inf"):
-            raise RecipeError(f"losses.{label}.weight: auto({ratio:g}) can't scale a gradient of norm {norm:g} in the first step; give the weight as a number")
-        weights[label] = ratio * gradients[REFERENCE].norm / norm
+            raise RecipeError(
+                f"losses.{label}.weight: auto({ratio:g}) can't scale a gradient of norm {norm:g} in the first step; give the weight as a number"
+            )
+        weights[label] = ratio * gradients.cross_entropy_norm / norm
     return weights
 
 
-def _flat_gradient(term: Tensor, parameters: list[nn.Parameter], accelerator: Accelerator) -> Tensor:
+def _flat_gradient(term: Tensor, parameters: list[nn.Parameter]) -> Tensor:
+    """[number of parameters' elements]; 0 for those that the term does not reach."""
     gradients = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True) if term.requires_grad else [None] * len(parameters)
-    parts = [torch.zeros_like(p) if gradient is None else gradient for p, gradient in zip(parameters, gradients, strict=True)]
-    return accelerator.reduce(torch.cat([part.flatten() for part in parts]), "mean")
+    return torch.cat([(torch.zeros_like(p) if gradient is None else gradient).flatten() for p, gradient in zip(parameters, gradients, strict=True)])
 
 
 def _describe(gradient: Tensor, reference: Tensor) -> Gradient:
-    gradient, reference = (vector.cpu().double() for vector in (gradient, reference))  # float32 loses digits over millions of parameters
+    """Both in float64: float32 loses digits over millions of parameters."""
     norm, product = gradient.norm().item(), (gradient.norm() * reference.norm()).item()
     return Gradient(norm, (gradient @ reference).item() / product if product > 0 else 0.0)
 

@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from distill.data.loader import TrainingLoader
 from distill.engine.distiller import Distiller
-from distill.engine.gradients import Gradient, auto_weights, measure_gradients
+from distill.engine.gradients import Gradients, auto_weights, measure_gradients
 from distill.engine.metrics import RunningMeans
 from distill.engine.optim import Schedule, set_learning_rate
 from distill.engine.teacher import Teacher
@@ -86,10 +86,12 @@ class Trainer:
             distiller.balance(weights)
             self.log({"event": "weights", "epoch": epoch + 1, "step": 0, **weights})
         if self.log_gradients_every and self.step % self.log_gradients_every == 0:
-            measured = {label: gradient._asdict() for label, gradient in self._gradients(batch, teacher).items()}
-            self.log({"event": "gradients", "epoch": epoch + 1, "step": self.step, "terms": measured})
+            measured = self._gradients(batch, teacher)
+            terms = {label: gradient._asdict() for label, gradient in measured.terms.items()}
+            event = {"event": "gradients", "epoch": epoch + 1, "step": self.step, "cross_entropy_norm": measured.cross_entropy_norm, "terms": terms}
+            self.log(event)
 
-    def _gradients(self, batch: Batch, teacher: Outputs | None) -> Mapping[str, Gradient]:
+    def _gradients(self, batch: Batch, teacher: Outputs | None) -> Gradients:
         return measure_gradients(self.accelerator.unwrap_model(self.distiller), batch, teacher, self.accelerator, self.scaler.get_scale())
 
     def _update(self, epoch: int) -> None:

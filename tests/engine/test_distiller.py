@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from distill.build.pieces import build_pieces, rehearse
 from distill.data.sources.synthetic import Synthetic
-from distill.engine.gradients import REFERENCE, auto_weights, measure_gradients
+from distill.engine.gradients import Gradient, auto_weights, measure_gradients
 from distill.engine.runtime import make_accelerator
 from distill.errors import RecipeError
 from distill.models.weight_files import tensors_sha256
@@ -72,7 +72,10 @@ def by_hand(pieces, batch: Batch, label: str) -> torch.Tensor:
     """The gradient of one term, taken the plain way."""
     student = pieces.distiller.student
     outputs = student(batch.images)
-    term = F.cross_entropy(outputs.logits, batch.labels) if label == REFERENCE else pieces.distiller.losses[label](outputs, pieces.teacher(batch), batch)
+    if label == "cross_entropy":
+        term = F.cross_entropy(outputs.logits, batch.labels)
+    else:
+        term = pieces.distiller.losses[label](outputs, pieces.teacher(batch), batch)
     gradients = torch.autograd.grad(term, list(student.parameters()), allow_unused=True)
     return torch.cat([(p * 0 if g is None else g).detach().flatten() for p, g in zip(student.parameters(), gradients, strict=True)]).double()
 
@@ -85,12 +88,13 @@ def test_gradients_are_measured_right_and_nothing_is_left_behind():
     assert tensors_sha256(pieces.distiller.state_dict()) == before
     assert torch.equal(torch.get_rng_state(), random)
     assert all(parameter.grad is None for parameter in pieces.distiller.parameters())
-    reference = by_hand(pieces, batch, REFERENCE)
-    for label in ("kd", "at", "ce", REFERENCE):
+    assert measured.cross_entropy_norm == pytest.approx(by_hand(pieces, batch, "cross_entropy").norm().item(), rel=1e-4)
+    reference = by_hand(pieces, batch, "cross_entropy")
+    for label in ("kd", "at", "ce"):
         gradient = by_hand(pieces, batch, label)
-        assert measured[label].norm == pytest.approx(gradient.norm().item(), rel=1e-4)
-        assert measured[label].cosine == pytest.approx(F.cosine_similarity(gradient, reference, dim=0).item(), abs=1e-4)
-    assert measured["ce"].cosine == pytest.approx(1.0)
+        assert measured.terms[label].norm == pytest.approx(gradient.norm().item(), rel=1e-4)
+        assert measured.terms[label].cosine == pytest.approx(F.cosine_similarity(gradient, reference, dim=0).item(), abs=1e-4)
+    assert measured.terms["ce"].cosine == pytest.approx(1.0)
 
 
 def test_auto_weight_brings_the_gradient_to_its_share_of_cross_entropys():
@@ -98,7 +102,7 @@ def test_auto_weight_brings_the_gradient_to_its_share_of_cross_entropys():
     assert not pieces.distiller.is_balanced
     measured = measure_gradients(pieces.distiller, batch, pieces.teacher(batch), make_accelerator())
     weights = auto_weights(pieces.distiller.auto, measured)
-    assert weights["at"] * measured["at"].norm == pytest.approx(0.5 * measured[REFERENCE].norm)
+    assert weights["at"] * measured.terms["at"].norm == pytest.approx(0.5 * measured.cross_entropy_norm)
     pieces.distiller.balance(weights)
     assert pieces.distiller.is_balanced
     assert pieces.distiller.weight("at").item() == pytest.approx(weights["at"])
@@ -107,7 +111,7 @@ def test_auto_weight_brings_the_gradient_to_its_share_of_cross_entropys():
 def test_auto_weight_of_a_term_without_gradient_is_refused():
     pieces, batch = pieces_of("losses.kd.weight=auto(0.5)"), some_batch()
     measured = measure_gradients(pieces.distiller, batch, pieces.teacher(batch), make_accelerator())
-    measured["kd"] = measured["kd"]._replace(norm=0.0)
+    measured.terms["kd"] = Gradient(0.0, 0.0)
     with pytest.raises(RecipeError, match=r"losses\.kd\.weight: auto\(0\.5\) can't scale a gradient of norm 0"):
         auto_weights(pieces.distiller.auto, measured)
 
@@ -128,8 +132,8 @@ def test_run_records_gradients_and_found_weights(distill):
     events = [json.loads(line) for line in Path("runs/smoke-seed0/metrics.jsonl").read_text().splitlines()]
     assert [event["step"] for event in events if event["event"] == "gradients"] == [0, 2]
     (weights,) = [event for event in events if event["event"] == "weights"]
-    first = next(event for event in events if event["event"] == "gradients")["terms"]
-    assert weights["kd"] * first["kd"]["norm"] == pytest.approx(0.5 * first[REFERENCE]["norm"], rel=1e-3)
+    first = next(event for event in events if event["event"] == "gradients")
+    assert weights["kd"] * first["terms"]["kd"]["norm"] == pytest.approx(0.5 * first["cross_entropy_norm"], rel=1e-3)
     assert "weights found from the first step's gradients: kd" in err
 
 
