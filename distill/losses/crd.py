@@ -33,7 +33,8 @@ class CRD(DistillLoss):
         h(x) = e^(x / T) / (e^(x / T) + n m), m the mean of e^(x / T) over random directions; s and t linear in the features, of length 1;
         c the bank's rows for pictures of other classes; mean over the batch. bank <- momentum bank + (1 - momentum) embedding, length 1.
     Paper: Tian, Krishnan, Isola, 2020, arXiv 1910.10699; m: Wu, Xiong, Yu, Lin, 2018, arXiv 1805.01978
-    Weights: CIFAR-100 and ImageNet 0.8, ce 1; 16384 negatives, temperature 0.07, momentum 0.5, dim 128 (the authors' repository)
+    Weights: CIFAR-100 0.8, ce 1 (the authors' repository); ImageNet the same (torchdistill's configuration); 16384 negatives, temperature 0.07,
+        momentum 0.5, dim 128
     Labels: refuses soft labels: a mixed picture has no row in the bank. Classes are the training data's, by sample id
     Cost: two banks [M, dim] for M training pictures, and two products of the batch with them: see extra_bytes
 
@@ -54,7 +55,8 @@ class CRD(DistillLoss):
         _require.positive(dim=dim, num_negatives=num_negatives, temperature=temperature)
         if not 0 <= momentum < 1:
             raise RecipeError(f"momentum must be at least 0 and below 1, got {momentum}")
-        self._dim, self.num_negatives, self.temperature, self.momentum = dim, num_negatives, temperature, momentum
+        self._dim, self._temperature = dim, temperature  # under another name: the constant depends on it, so it can't follow a schedule
+        self.num_negatives, self.momentum = num_negatives, momentum
 
     def setup(self, student: ModelInfo, teacher: ModelInfo) -> None:
         """Raises RecipeError without training pictures of at least two classes, and for a layer that gives a map."""
@@ -68,7 +70,7 @@ class CRD(DistillLoss):
         self.num_negatives = min(self.num_negatives, self.pictures.num_others)
         for name in ("student_bank", "teacher_bank"):
             self.register_buffer(name, unit(torch.randn(self.pictures.num, self._dim)))
-        at_random = self.student_bank[:_MANY] @ self.teacher_bank[:_MANY].T / self.temperature
+        at_random = self.student_bank[:_MANY] @ self.teacher_bank[:_MANY].T / self._temperature
         self.register_buffer("log_mean", at_random.logsumexp(dim=(0, 1)) - math.log(at_random.numel()))
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
@@ -77,9 +79,9 @@ class CRD(DistillLoss):
         theirs = unit(self.teacher_embedding(upcast(teacher.features[layer])))
         rows = self.pictures.row_of[batch.sample_ids]
         drawn = self.pictures.draw(rows, batch, self.num_negatives, _STREAM)  # [N, n]
-        positive = (ours * theirs).sum(dim=1) / self.temperature
+        positive = (ours * theirs).sum(dim=1) / self._temperature
         banks = (self.teacher_bank.clone(), self.student_bank.clone())  # clones: the backward needs what the update below writes over
-        negatives = [(anchor @ bank.T).gather(1, drawn) / self.temperature for anchor, bank in zip((ours, theirs), banks, strict=True)]
+        negatives = [(anchor @ bank.T).gather(1, drawn) / self._temperature for anchor, bank in zip((ours, theirs), banks, strict=True)]
         log_constant = self.log_mean + math.log(self.num_negatives)
         if self.training:
             remember(self.student_bank, rows, ours.detach(), self.momentum)

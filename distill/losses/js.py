@@ -29,7 +29,8 @@ class JensenShannon(DistillLoss):
     Equation: T^2 (sum_k p_k log(p_k / m_k) + sum_k q_k log(q_k / m_k)) / 2, p = softmax(t / T), q = softmax(s / T), m = (p + q) / 2;
         mean over the batch.
     Paper: the divergence: Lin, 1991, IEEE Transactions on Information Theory 37(1); for distillation: Cui et al., 2021, arXiv 2103.05959 (SSLD)
-    Weights: CIFAR-100 not known; ImageNet 1 without ce, temperature 1 (SSLD learns from the teacher's answers alone)
+    Weights: CIFAR-100 not known; ImageNet 1 without ce, temperature 1 (SSLD: from the teacher's answers alone; PaddleClas's
+        documentation)
     Labels: not used
     Cost: none to speak of
 

@@ -43,7 +43,7 @@ class RelationalKD(DistillLoss):
     Equation: distances mean_ij h(d_ij^t - d_ij^s) + angles mean_ijk h(a_ijk^t - a_ijk^s), summed over layers; d_ij = |x_i - x_j| over its mean
         for i != j, a_ijk = cos of the angle at j between i and k, h(x) = x^2 / 2 up to |x| = 1, then |x| - 1/2; means over N^2 and N^3.
     Paper: Park, Kim, Lu, Cho, 2019, arXiv 1904.05068, section 3.2
-    Weights: CIFAR-100 1 with distances 25 and angles 50 (CRD's repository); ImageNet the same (mdistiller)
+    Weights: CIFAR-100 1 with distances 25 and angles 50 (CRD's repository, mdistiller); ImageNet not known
     Labels: not used
     Cost: N^2 differences of the full width and N^3 angles: see extra_bytes
 

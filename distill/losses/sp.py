@@ -22,7 +22,7 @@ class SimilarityPreserving(DistillLoss):
     Inputs: maps or vectors of both, of the whole batch; any widths and sizes
     Equation: sum over layers of |G_t - G_s|^2 / N^2, G the N x N products of the flattened features, each row divided by its length.
     Paper: Tung, Mori, 2019, arXiv 1907.09682, section 3
-    Weights: CIFAR-100 3000 (CRD's repository); ImageNet the same (CRD's table)
+    Weights: CIFAR-100 3000 (CRD's repository); ImageNet not known
     Labels: not used
     Cost: one product of the flattened features with themselves for each network and layer
 
