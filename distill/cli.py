@@ -6,11 +6,12 @@ import argparse
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from distill import __version__
 from distill.errors import DistillError, RecipeError
 
+_OWN = "your own losses or data sources; may be repeated"
 _TRAIN_HELP = """\
 examples:
   distill train --recipe r50_to_r18
@@ -18,6 +19,13 @@ examples:
   distill train --recipe r50_to_r18 data.source=imagefolder data.root=~/pictures data.image_size=64
   distill train --recipe mine.yaml --plugin my_loss.py
   accelerate launch distill/run.py --recipe r50_to_r18        the same, on any number of GPUs
+"""
+_NEW_HELP = """\
+then:
+  distill losses check my_loss.py
+  pytest test_my_loss.py
+  distill losses show my_loss --plugin my_loss.py             its card, and a recipe to save as my_loss.yaml
+  distill train --recipe my_loss.yaml --plugin my_loss.py
 """
 
 
@@ -49,16 +57,40 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"distill {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    train = commands.add_parser(
-        "train", help="train the student of a recipe", epilog=_TRAIN_HELP, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    _add_train(commands)
+    _add_losses(commands)
+    return parser
+
+
+def _add_train(commands: argparse._SubParsersAction) -> None:
+    train = _add(commands, "train", _train, "train the student of a recipe", epilog=_TRAIN_HELP)
     train.add_argument("--recipe", metavar="NAME|FILE", help="a shipped recipe's name, a YAML file, or a run's folder")
     train.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="change a value of the recipe; ~KEY removes it")
     train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="the same as a plain KEY=VALUE; may be repeated")
-    train.add_argument("--plugin", action="append", default=[], metavar="FILE|MODULE", help="your own losses or data sources; may be repeated")
+    train.add_argument("--plugin", action="append", default=[], metavar="FILE|MODULE", help=_OWN)
     train.add_argument("--dry-run", action="store_true", help="show the resolved recipe and where each value comes from, and stop")
-    train.add_argument("--traceback", action="store_true", help="show the traceback of an error")
-    train.set_defaults(run=_train)
+
+
+def _add_losses(commands: argparse._SubParsersAction) -> None:
+    losses = commands.add_parser("losses", help="which losses there are; write and check your own").add_subparsers(required=True, metavar="COMMAND")
+    listing = _add(losses, "list", _list_losses, "every loss, with its idea, paper, usual weights and cost")
+    listing.add_argument("--json", action="store_true", help="all that is known of each, for programs")
+    show = _add(losses, "show", _show_loss, "one loss: its equation, arguments and recipe")
+    show.add_argument("name", metavar="NAME")
+    new = _add(losses, "new", _new_loss, "write NAME.py, a commented loss that works, and test_NAME.py, its test", epilog=_NEW_HELP)
+    new.add_argument("name", metavar="NAME", help="its name in a recipe, such as my_loss")
+    check = _add(losses, "check", _check_losses, "does every loss of a file keep the contract of a loss?")
+    check.add_argument("file", metavar="FILE")
+    check.add_argument("arguments", nargs="*", metavar="KEY=VALUE", help="arguments of the loss, where its defaults won't do")
+    for command in (listing, show):
+        command.add_argument("--plugin", action="append", default=[], metavar="FILE|MODULE", help=_OWN)
+
+
+def _add(commands: argparse._SubParsersAction, name: str, run: Callable, words: str, epilog: str | None = None) -> argparse.ArgumentParser:
+    description = words[0].upper() + words[1:]
+    parser = commands.add_parser(name, help=words, description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--traceback", action="store_true", help="show the traceback of an error")
+    parser.set_defaults(run=run)
     return parser
 
 
@@ -73,9 +105,8 @@ def _train(options: argparse.Namespace) -> None:
     draft = read_draft(options.recipe, overrides)
 
     from distill.job import check, run_job  # late: torch takes seconds to import, and a wrong recipe name needs none of it
-    from distill.resolve import Catalogue
 
-    catalogue = Catalogue([*options.plugin, *filter(None, os.environ.get("DISTILL_PLUGINS", "").split(os.pathsep))])
+    catalogue = _catalogue(options)
     recipe = check(draft, catalogue)
     if options.dry_run:
         _show(draft, recipe)
@@ -90,6 +121,36 @@ def _show(draft, recipe) -> None:
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
     for path, value, origin in rows:
         print(f"{path:<{widths[0]}}  {value:<{min(40, widths[1])}}  {origin}")
+
+
+def _list_losses(options: argparse.Namespace) -> None:
+    from distill.losses_command import list_losses
+
+    list_losses(_catalogue(options), as_json=options.json)
+
+
+def _show_loss(options: argparse.Namespace) -> None:
+    from distill.losses_command import show_loss
+
+    show_loss(_catalogue(options), options.name)
+
+
+def _new_loss(options: argparse.Namespace) -> None:
+    from distill.new_loss import write_new_loss
+
+    print(write_new_loss(options.name), end="")
+
+
+def _check_losses(options: argparse.Namespace) -> None:
+    from distill.losses_command import check_file
+
+    check_file(options.file, options.arguments)
+
+
+def _catalogue(options: argparse.Namespace):
+    from distill.resolve import Catalogue
+
+    return Catalogue([*options.plugin, *filter(None, os.environ.get("DISTILL_PLUGINS", "").split(os.pathsep))])
 
 
 def _wants_traceback(options: argparse.Namespace) -> bool:

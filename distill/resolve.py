@@ -61,9 +61,9 @@ class Catalogue:
         self._places[kind][name] = (place, load)
 
     def _add_plugin(self, plugin: str) -> None:
-        module, found = _import_plugin(plugin), 0
+        module, found = import_plugin(plugin), 0
         for kind, base in _BASES.items():
-            for cls in _subclasses(module, base):
+            for cls in subclasses(module, base):
                 self._add(kind, snake_case(cls.__name__), f"{plugin}:{cls.__name__}", lambda cls=cls: cls)
                 found += 1
         if not found:
@@ -75,7 +75,7 @@ def snake_case(name: str) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
 
 
-def _subclasses(module: ModuleType, base: type) -> list[type]:
+def subclasses(module: ModuleType, base: type) -> list[type]:
     """The module's own ones, each once, whatever other names the module gives them."""
     classes = dict.fromkeys(value for value in vars(module).values() if inspect.isclass(value))
     return [cls for cls in classes if issubclass(cls, base) and cls is not base and cls.__module__ == module.__name__]
@@ -83,7 +83,7 @@ def _subclasses(module: ModuleType, base: type) -> list[type]:
 
 def _from_module(module_name: str, kind: str) -> Callable[[], type]:
     def load() -> type:
-        classes = _subclasses(importlib.import_module(module_name), _BASES[kind])
+        classes = subclasses(importlib.import_module(module_name), _BASES[kind])
         if len(classes) != 1:
             raise RecipeError(f"{module_name} must define exactly one {_BASES[kind].__name__}, it defines {len(classes)}")
         return classes[0]
@@ -104,8 +104,8 @@ def _from_entry_point(entry: metadata.EntryPoint, kind: str) -> Callable[[], typ
     return load
 
 
-def _import_plugin(plugin: str) -> ModuleType:
-    """A file by its path, or a module by its dotted name."""
+def import_plugin(plugin: str) -> ModuleType:
+    """A file by its path, or a module by its dotted name. Raises RecipeError if it can't be imported."""
     path = Path(plugin)
     try:
         if path.suffix != ".py":
