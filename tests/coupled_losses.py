@@ -20,7 +20,7 @@ from distill.recipe_files import load_recipe
 from distill.resolve import Catalogue
 from distill.structures import Batch
 
-OTHERS = ["kd", "ctkd", "at", "cat_kd"]  # without batch norm of their own, which would see the local batch
+OTHERS = {"kd": "", "ctkd": "", "at": "", "cat_kd": ", normalise: false"}  # without batch norm of their own, which would see the local batch
 TOLERANCE = {"fp64": 1e-12, "fp32": 1e-6}
 
 
@@ -29,15 +29,15 @@ def main(precision: str) -> None:
     assert state.num_processes == 2, state
     coupled = [name for name in catalogue.names("losses") if catalogue.get("losses", name).batch_coupled]
     assert len(coupled) >= 6, coupled
-    for name in coupled + OTHERS:
-        compare(name, precision, state, catalogue, source)
+    for name, arguments in {**dict.fromkeys(coupled, ""), **OTHERS}.items():
+        compare(name, arguments, precision, state, catalogue, source)
     state.wait_for_everyone()
     torch.distributed.destroy_process_group()
     print("both agree")
 
 
-def compare(name: str, precision: str, state, catalogue: Catalogue, source: Synthetic) -> None:
-    overrides = ["teacher.model=resnet34", "student.norm=group", f"losses.{name}={{weight: 1.0}}", f"train.precision={precision}"]
+def compare(name: str, arguments: str, precision: str, state, catalogue: Catalogue, source: Synthetic) -> None:
+    overrides = ["teacher.model=resnet34", "student.norm=group", f"losses.{name}={{weight: 1.0{arguments}}}", f"train.precision={precision}"]
     recipe = load_recipe("smoke", overrides)
     pieces = build_pieces(recipe, catalogue, source, device=state.device, precision=precision, weights={})
     whole = Batch(source.train.pixels[:8], *(torch.from_numpy(v[:8]) for v in (source.train.labels, source.train.sample_ids)), torch.zeros(8).long())

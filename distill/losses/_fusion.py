@@ -8,16 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distill.models.norms import BatchNorm2d
 from distill.structures import FeatureShape
-
-
-class BatchNorm(nn.BatchNorm2d):
-    """Batch norm that takes its running statistics where each channel has a single value, from which no variance could be had."""
-
-    def forward(self, feature: Tensor) -> Tensor:
-        if self.training and feature.numel() == feature.shape[1]:
-            return F.batch_norm(feature, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
-        return super().forward(feature)
 
 
 class Fusion(nn.Module):
@@ -59,4 +51,4 @@ def as_map(feature: Tensor) -> Tensor:
 def _convolution(channels: int, out_channels: int, kernel_size: int) -> nn.Sequential:
     convolution = nn.Conv2d(channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
     nn.init.kaiming_uniform_(convolution.weight, a=1)  # as the authors start
-    return nn.Sequential(convolution, BatchNorm(out_channels))
+    return nn.Sequential(convolution, BatchNorm2d(out_channels))

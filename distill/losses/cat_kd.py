@@ -18,7 +18,8 @@ def class_maps(feature_map: Tensor, classifier: Tensor, grid: int) -> Tensor:
 
     Averaged first, which is the same, as the classifier is linear, and cheaper.
     """
-    return F.conv2d(F.adaptive_avg_pool2d(upcast(feature_map), grid), classifier[:, :, None, None])
+    cells = F.adaptive_avg_pool2d(upcast(feature_map), grid).flatten(2)  # [N, D, cells]
+    return (classifier @ cells).unflatten(2, (grid, grid))
 
 
 def unit_length(maps: Tensor) -> Tensor:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from distill.errors import DistillError, RecipeError
@@ -38,3 +39,15 @@ _NORM_LAYERS: dict[str, NormLayer] = {
     "group": _group_norm,
     "frozen": FrozenBatchNorm2d,
 }
+
+
+class BatchNorm2d(nn.BatchNorm2d):
+    """Batch norm for projectors: where each channel has a single value, of which there is no variance, it takes its running statistics.
+
+    torch's own raises there, which a batch of one picture on a map of 1x1 would run into.
+    """
+
+    def forward(self, feature: Tensor) -> Tensor:
+        if self.training and feature.numel() == feature.shape[1]:
+            return F.batch_norm(feature, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        return super().forward(feature)

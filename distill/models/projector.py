@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distill.errors import RecipeError
+from distill.models.norms import BatchNorm2d
 from distill.structures import FeatureShape
 
 
@@ -31,7 +32,7 @@ class Projector(nn.Module):
             if student[1:] != teacher[1:]:
                 self.size = (teacher.height, teacher.width)
             self.conv = nn.Conv2d(student.channels, teacher.channels, kernel_size=1, bias=False)
-            self.norm = nn.BatchNorm2d(teacher.channels)
+            self.norm = BatchNorm2d(teacher.channels)
         else:
             self.linear = nn.Linear(student.channels, teacher.channels)
         self.is_map = student.is_map

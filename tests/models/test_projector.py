@@ -68,3 +68,12 @@ def test_channels_last_features_give_the_same_result():
     projector = Projector(FeatureShape(4, 4, 4), FeatureShape(6, 2, 2))
     feature = torch.randn(2, 4, 4, 4)
     torch.testing.assert_close(projector(feature.to(memory_format=torch.channels_last)), projector(feature))
+
+
+def test_batch_of_one_on_a_map_of_one_place_is_projected_by_the_running_statistics():
+    projector = Projector(FeatureShape(2, 1, 1), FeatureShape(3, 1, 1))
+    feature = torch.ones(1, 2, 1, 1, requires_grad=True)
+    trained = projector.train()(feature)
+    trained.sum().backward()
+    assert feature.grad.isfinite().all()
+    assert torch.equal(trained, projector.eval()(feature))
