@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from distill.resolve import Catalogue
+
 ROOT = Path(__file__).resolve().parent.parent
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -24,7 +26,11 @@ def block(language: str, containing: str) -> str:
 
 def commands() -> list[str]:
     lines = "\n".join(text for kind, text in BLOCKS if kind == "bash").splitlines()
-    return [line.split("#")[0].strip() for line in lines if line.startswith("distill train")]
+    return [line.split("#")[0].strip() for line in lines if line.startswith("distill")]
+
+
+def train_commands() -> list[str]:
+    return [command for command in commands() if command.startswith("distill train")]
 
 
 def test_readmes_loss_works_from_its_own_file_and_is_short(distill):
@@ -39,7 +45,7 @@ def test_readmes_loss_works_from_its_own_file_and_is_short(distill):
     assert "kd" not in first
 
 
-@pytest.mark.parametrize("command", commands())
+@pytest.mark.parametrize("command", train_commands())
 def test_each_train_command_of_the_readme_is_valid(command, distill):
     Path("direction.py").write_text(block("python", "class Direction"))
     Path("direction.yaml").write_text(block("yaml", "direction"))
@@ -47,6 +53,28 @@ def test_each_train_command_of_the_readme_is_valid(command, distill):
     code, out, err = distill(*arguments, "--dry-run")
     assert code == 0, err
     assert "student.model" in out
+
+
+@pytest.mark.parametrize("command", [command for command in commands() if command not in train_commands()])
+def test_each_other_command_of_the_readme_runs(command, distill):
+    Path("direction.py").write_text(block("python", "class Direction"))
+    code, out, err = distill(*shlex.split(command)[1:])
+    assert code == 0, err
+    assert out
+
+
+def test_readmes_combination_of_losses_trains(distill):
+    Path("combined.yaml").write_text(block("yaml", "log_gradients_every"))
+    code, _, err = distill("train", "--recipe", "combined.yaml", *QUICK, "train.log_gradients_every=1", "train.log_every=1")
+    assert code == 0, err
+    events = [json.loads(line) for line in Path("runs/combined-seed0/metrics.jsonl").read_text().splitlines()]
+    assert {"ce", "kd", "shallow", "deep"} == set(next(event for event in events if event["event"] == "gradients")["terms"])
+    assert next(event for event in events if event["event"] == "weights")["shallow"] > 0
+
+
+def test_readme_names_every_loss():
+    table = README.split("## The losses")[1].split("```")[0]
+    assert set(re.findall(r"`(\w+)`", table)) == set(Catalogue().names("losses")) - {"ce"}
 
 
 def test_readmes_way_to_load_the_student_works(distill, monkeypatch):

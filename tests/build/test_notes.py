@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 
 from distill.build.notes import loss_notes, step_bytes
@@ -53,7 +52,7 @@ def test_memory_of_a_step_grows_with_the_batch_from_the_weights_up():
     one, two, four = (step_bytes(pieces.distiller, 32, size) - weights for size in (1, 2, 4))
     assert 0 < one < two
     assert four == 2 * two
-    # the outputs of ResNet-18's convolutions for a picture of 32 px, which batch norm keeps: 64 16x16 + 4 * 64 8x8 + 5 * 128 4x4 + 5 * 256 2x2 + 5 * 512
+    # what batch norm keeps, the outputs of the convolutions, of maps of 16, 8, 4, 2 and 1 pixels a side
     assert two / 2 > 4 * (64 * 256 + 4 * 64 * 64 + 5 * 128 * 16 + 5 * 256 * 4 + 5 * 512)
 
 
