@@ -221,3 +221,23 @@ def test_dry_run_shows_values_and_their_origin_and_trains_nothing(distill):
     assert "default" in rows["train.log_every"]
     assert "r50_to_r18.yaml:" in rows["teacher.model"]
     assert not Path("runs").exists()
+
+
+def test_method_without_a_teacher_is_compared_with_the_student_alone(distill):
+    code, out, err = distill("train", "--recipe", "losses/tfkd", *EASY, "teacher=null")
+    assert code == 0, err
+    found = summary("losses-tfkd-seed0")
+    assert "teacher" not in found
+    assert found["alone"]["run"] == "losses-tfkd-seed0-alone"
+    assert {"ce"} == set(json.loads(Path("runs/losses-tfkd-seed0-alone/metrics.jsonl").read_text().splitlines()[0])) & {"ce", "tfkd"}
+    assert found["verdict"] in out
+    assert {"ce", "tfkd"} <= set(json.loads(Path("runs/losses-tfkd-seed0/metrics.jsonl").read_text().splitlines()[0]))
+
+
+def test_control_keeps_the_smoothing_of_cross_entropy_and_nothing_else(distill):
+    code, _, err = distill("train", "--recipe", "losses/tfkd", *EASY, "teacher=null", "losses.ce={weight: 0.3, label_smoothing: 0.1}", "run_name=smooth")
+    assert code == 0, err
+    recipe = (Path("runs") / "smooth-alone" / "recipe.resolved.yaml").read_text()
+    assert "label_smoothing: 0.1" in recipe
+    assert "tfkd" not in recipe.split("losses:")[1].split("control")[0]
+    assert "weight: 1.0" in recipe.split("losses:")[1].split("control")[0]
