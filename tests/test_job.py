@@ -235,7 +235,9 @@ def test_method_without_a_teacher_is_compared_with_the_student_alone(distill):
 
 
 def test_control_keeps_the_smoothing_of_cross_entropy_and_nothing_else(distill):
-    code, _, err = distill("train", "--recipe", "losses/tfkd", *EASY, "teacher=null", "losses.ce={weight: 0.3, label_smoothing: 0.1}", "run_name=smooth")
+    code, _, err = distill(
+        "train", "--recipe", "losses/tfkd", *EASY, "teacher=null", "losses.ce={weight: 0.3, label_smoothing: 0.1}", "run_name=smooth"
+    )
     assert code == 0, err
     recipe = (Path("runs") / "smooth-alone" / "recipe.resolved.yaml").read_text()
     assert "label_smoothing: 0.1" in recipe

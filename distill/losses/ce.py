@@ -29,7 +29,7 @@ class CrossEntropy(DistillLoss):
         super().__init__()
         if not 0 <= label_smoothing < 1:
             raise RecipeError(f"label_smoothing must be at least 0 and below 1, got {label_smoothing}")
-        self.label_smoothing = label_smoothing
+        self._label_smoothing = label_smoothing
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Tensor:
-        return F.cross_entropy(student.logits, batch.labels, label_smoothing=self.label_smoothing)
+        return F.cross_entropy(student.logits, batch.labels, label_smoothing=self._label_smoothing)
