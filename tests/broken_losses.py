@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from distill.errors import RecipeError
 from distill.losses import _require
-from distill.losses._keyed import keyed_uniform
-from distill.losses.base import DistillLoss, label_shares, upcast
+from distill.losses.base import DistillLoss, keyed_uniform, label_shares, upcast
 from distill.models.projector import Projector
 
 

@@ -28,6 +28,7 @@ FLOORS = {
     "distill.recipe_losses": 0,
     "distill.models": 1,
     "distill.losses.base": 1,
+    "distill.losses._keyed": 1,
     "distill.data.random_rows": 1,
     "distill.data.views": 1,
     "distill.data.sampler": 1,

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from distill.errors import RecipeError
-from distill.losses._keyed import keyed_bits
 from distill.losses._unit import unit
+from distill.losses.base import keyed_bits
 from distill.structures import Batch, DataInfo
 
 

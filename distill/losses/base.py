@@ -7,7 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from distill.losses._keyed import keyed_bits, keyed_uniform
 from distill.structures import Batch, DataInfo, ModelInfo, Outputs
+
+__all__ = ["DistillLoss", "keyed_bits", "keyed_uniform", "label_shares", "upcast"]
 
 
 class DistillLoss(nn.Module):
@@ -17,7 +20,7 @@ class DistillLoss(nn.Module):
     in `forward` it answers a scalar, the mean over the batch. Its parameters are trained, moved, synchronised and averaged like the student's. It
     does not weigh itself, detach the teacher (its tensors come without gradient), or read the epoch. Its typed `__init__` is its part of a recipe;
     a float argument that it keeps under the argument's own name can follow a schedule: it is then a 0-dim tensor that is rewritten each step.
-    Randomness comes from `distill.losses._keyed`, so that it depends on the samples alone.
+    Randomness comes from `keyed_uniform`, so that it depends on the samples alone.
     """
 
     needs_teacher = True  # False: works on labels alone; `teacher` may then be None

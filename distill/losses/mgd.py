@@ -6,9 +6,8 @@ from torch import Tensor, nn
 
 from distill.errors import RecipeError
 from distill.losses import _require
-from distill.losses._keyed import keyed_uniform
 from distill.losses._precision import in_own_precision
-from distill.losses.base import DistillLoss, upcast
+from distill.losses.base import DistillLoss, keyed_uniform, upcast
 from distill.structures import Batch, ModelInfo, Outputs
 
 _STREAM = 2205_01529

@@ -71,7 +71,7 @@ def check_eval_mode(subject: Subject) -> Iterator[str]:
 
 def check_randomness(subject: Subject) -> Iterator[str]:
     """The same samples give another value, or the call draws from the process's random numbers and so changes everything after it.
-    Usual fix: distill.losses._keyed, whose numbers depend on sample_ids and view alone; no nn.Dropout, torch.rand or generator of one's own."""
+    Usual fix: keyed_uniform of distill.losses.base, a function of sample_ids and view alone; no nn.Dropout, torch.rand or generator of one's own."""
     loss, states = subject.loss(), _random_states()
     kept = {name: tensor.detach().clone() for name, tensor in _state(loss)}
     first = loss(*subject.make_case()).item()
