@@ -33,7 +33,7 @@ def check_mean(subject: Subject) -> Iterator[str]:
 
 def check_order(subject: Subject) -> Iterator[str]:
     """The value depends on the order of the samples, which means nothing.
-    Usual fix: compare every pair of samples, or each with the batch's mean, not each with its neighbour; random numbers from keyed_uniform of distill.losses.base."""
+    Usual fix: compare every pair of samples, or each with the batch's mean, not each with its neighbour; random numbers from keyed_uniform."""
     value, shuffled = subject.value(), subject.value(take(subject.case, _ORDER))
     if subject.differ(value, shuffled):
         yield f"{value:.6g} became {shuffled:.6g} with the same samples in another order"
