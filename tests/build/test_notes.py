@@ -74,3 +74,16 @@ def test_memory_of_crd_grows_with_the_pictures_and_with_the_batch():
     # two banks [pictures, 128] of float32, read and written
     assert many(8) - few(8) > 2 * (640 - 64) * 128 * 4
     assert many(80) > many(8)
+
+
+def test_at_imagenets_size_the_two_heavy_losses_say_so_before_anything_starts(monkeypatch):
+    """RKD's angles at batch 1024, and CRD's banks of 1.28 million pictures at batch 256: each adds half of the step's memory or more."""
+    pictures = Synthetic(image_size=224, num_train=1024, num_val=8, num_test=8)
+    recipe = load_recipe("smoke", ["losses.rkd.weight=1", "losses.crd.weight=1", "data.global_batch_size=1024", "train.precision=fp32"])
+    pieces = build_pieces(recipe, Catalogue(), pictures, device=torch.device("cpu"), precision="fp32", weights={})
+    (note,) = loss_notes(pieces.distiller, recipe, pictures, 1)
+    assert note.startswith("losses.rkd needs about 38.7 GB more")
+    monkeypatch.setattr(pieces.distiller.losses["crd"].pictures, "num", 1_281_167)  # the banks themselves would be 1.3 GB here
+    smaller = load_recipe("smoke", ["losses.rkd.weight=1", "losses.crd.weight=1", "data.global_batch_size=256", "train.precision=fp32"])
+    (note,) = loss_notes(pieces.distiller, smaller, pictures, 1)
+    assert note.startswith("losses.crd needs about")
