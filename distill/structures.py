@@ -69,6 +69,7 @@ class ModelInfo:
     head_weight: Tensor | None = None  # [K, D], a detached copy of the classifier's weight
     head_bias: Tensor | None = None  # [K]
     norms: dict[str, Norm] = field(default_factory=dict)  # by feature, detached copies; absent where no batch norm leads to it
+    not_pooled: frozenset[str] = frozenset()  # the maps whose mean over places is not what the classifier takes
 
 
 @dataclass(frozen=True)

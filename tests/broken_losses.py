@@ -815,8 +815,9 @@ class RefusedWithoutAWord(OneSampleRefused):
     says = ""
 
 
-class NamesNoBuffer(KL):
-    replicated_buffers = ("bank",)
+class CountsBytesInHalves(KL):
+    def extra_bytes(self, batch_size):
+        return batch_size / 2
 
 
 class ForgetsTheBase(KL):
@@ -898,7 +899,7 @@ PAIRS = [
     Pair("other networks", AnyClasses, KL),
     Pair("other networks", Broadcasts, Attention),
     Pair("other networks", WithoutBatchNorm, Hint),
-    Pair("declarations", NamesNoBuffer, KL),
+    Pair("declarations", CountsBytesInHalves, KL),
     Pair("declarations", NoTeacherAllowed, Smoothed),
     Pair("construction", ForgetsTheBase, KL),
     Pair("forward", AsksForNothing, Hint),

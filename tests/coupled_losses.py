@@ -14,6 +14,7 @@ from accelerate.utils import gather_object
 from distill.build.pieces import build_pieces
 from distill.data.sources.synthetic import Synthetic
 from distill.engine import distiller as distiller_module
+from distill.engine.gather import everyones
 from distill.engine.gradients import measure_gradients
 from distill.engine.runtime import make_accelerator, processes
 from distill.recipe_files import load_recipe
@@ -31,6 +32,7 @@ def main(precision: str) -> None:
     assert len(coupled) >= 6, coupled
     for name, arguments in {**dict.fromkeys(coupled, ""), **OTHERS}.items():
         compare(name, arguments, precision, state, catalogue, source)
+    gradients_of_gathered_tensors_do_not_mix(state.process_index)
     state.wait_for_everyone()
     torch.distributed.destroy_process_group()
     print("both agree")
@@ -64,6 +66,14 @@ def compare(name: str, arguments: str, precision: str, state, catalogue: Catalog
         close(f"{name}: {key}", ours.double(), theirs.double(), precision)
     norms = gather_object([measure_gradients(pieces.distiller, mine, pieces.teacher(mine), accelerator)])
     assert norms[0] == norms[1], f"{name}: the processes measured different gradients"
+
+
+def gradients_of_gathered_tensors_do_not_mix(rank: int) -> None:
+    """Autograd may hand one gradient to two gathered tensors; here the mean of (a + b)^2 over all processes, a = 1 and 2, b = 3 and 4."""
+    ours, theirs = (torch.tensor([float(value + rank)], requires_grad=True) for value in (1, 3))
+    (everyones(ours) + everyones(theirs)).square().mean().backward()
+    expected = 2 * (2 * (4 + 2 * rank) / 2)  # of two processes that each compute the loss: DDP's mean takes the first factor away
+    assert (ours.grad.item(), theirs.grad.item()) == (expected, expected)
 
 
 def largest(module: torch.nn.Module) -> float:

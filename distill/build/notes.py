@@ -25,7 +25,7 @@ def _on_memory(distiller: Distiller, recipe: Recipe, source: DataSource, num_pro
     step = step_bytes(distiller, source.image_size, together // num_processes)
     return [
         f"losses.{label} needs about {_size(bytes_)} more at its peak, beside about {_size(step)} for the rest of the step: "
-        "a smaller data.global_batch_size, or train.accumulation, lowers it, as do this loss's own arguments"
+        "a smaller data.global_batch_size or a larger train.accumulation lowers it"
         for label, bytes_ in extra.items()
         if bytes_ > _TOO_MUCH * step
     ]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
-from torch.nn.functional import one_hot
+from torch import Tensor, nn
+from torch.nn.functional import linear, one_hot
 
 from distill import recipe as schema
 from distill.build.losses import make_distiller, make_losses, set_up
@@ -25,7 +26,7 @@ from distill.models.weights import WeightsReport, load_weights
 from distill.models.zoo import create_model, describe
 from distill.recipe import Recipe
 from distill.resolve import Catalogue
-from distill.structures import Batch, ModelInfo
+from distill.structures import Batch, Head, ModelInfo
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,30 @@ def _num_classes(entry: schema.Network, source: DataSource) -> int:
 
 def _info(network: Network, entry: schema.Network, source: DataSource) -> ModelInfo:
     shapes = measure_shapes(network.model, network.hooks, source.image_size)
-    return describe(network.model, entry.model, shapes, _num_classes(entry, source))
+    info = describe(network.model, entry.model, shapes, _num_classes(entry, source), network.hooks.stages)
+    return dataclasses.replace(info, not_pooled=_not_pooled(network, source.image_size))
+
+
+@torch.no_grad()
+def _not_pooled(network: Network, image_size: int) -> frozenset[str]:
+    """The maps whose mean, given to the classifier, does not give the logits; tried on two random pictures."""
+    was_training = network.training
+    outputs = network.eval()(_random_pictures(image_size, network.mean.device))
+    network.train(was_training)
+    maps = {name: feature.to(outputs.logits.dtype).mean(dim=(2, 3)) for name, feature in outputs.features.items() if feature.ndim == 4}
+    return frozenset(name for name, pooled in maps.items() if not _gives(outputs.logits, pooled, outputs.head))
+
+
+def _gives(logits: Tensor, pooled: Tensor, head: Head | None) -> bool:
+    if head is None or head.weight.shape[1] != pooled.shape[1]:
+        return False
+    bias = None if head.bias is None else head.bias.to(logits.dtype)
+    tolerance = 0.1 * logits.std().item() + 1e-6  # half precision is nearer than that, another input of the classifier is not
+    return (linear(pooled, head.weight.to(logits.dtype), bias) - logits).abs().max().item() < tolerance
+
+
+def _random_pictures(image_size: int, device: torch.device) -> Tensor:
+    return torch.randint(0, 256, (2, 3, image_size, image_size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)).to(device)
 
 
 def rehearse(pieces: Pieces, source: DataSource, *, soft_labels: bool = False) -> None:
@@ -110,8 +134,8 @@ def rehearse(pieces: Pieces, source: DataSource, *, soft_labels: bool = False) -
     soft_labels: whether training will mix pictures. Raises RecipeError if a parameter gets no gradient (it would keep its initial value, and stop
     several processes), if a loss is not a finite scalar, or if it can't take the labels.
     """
-    device, size = pieces.distiller.student.mean.device, source.image_size
-    pixels = torch.randint(0, 256, (2, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)).to(device)
+    device = pieces.distiller.student.mean.device
+    pixels = _random_pictures(source.image_size, device)
     labels, sample_ids = (torch.from_numpy(values[:2]).to(device) for values in (source.train.labels, source.train.sample_ids))
     if soft_labels:
         labels = one_hot(labels, len(source.class_names)).to(torch.float32).mean(dim=0, keepdim=True).expand(2, -1)

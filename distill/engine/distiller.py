@@ -7,7 +7,6 @@ from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from distill.engine.gather import everyones_batch, everyones_outputs, is_shared
 from distill.engine.network import Network
@@ -41,8 +40,6 @@ class Distiller(nn.Module):
             owner.__dict__.pop(name, None)
             owner.register_buffer(name, torch.tensor(0.0), persistent=False)
         self.set_step(0)
-        own = [f"losses.{label}.{name}" for label, loss in losses.items() for name in loss.replicated_buffers]
-        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, own)
 
     def set_step(self, step: int) -> None:
         """Writes what every schedule says for this step."""

@@ -48,6 +48,6 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> Tensor:
-        gradient = gradient.contiguous()
+        gradient = gradient.clone(memory_format=torch.contiguous_format)  # autograd may have given it to another node too
         dist.all_reduce(gradient)
         return gradient[dist.get_rank() :: dist.get_world_size()].contiguous()

@@ -39,7 +39,12 @@ def measure_gradients(distiller: Distiller, batch: Batch, teacher: Outputs | Non
     parameters = [parameter for parameter in distiller.student.parameters() if parameter.requires_grad]
 
     def flat(term: Tensor) -> Tensor:
-        return accelerator.reduce(_flat_gradient(scale * term, parameters), "mean").cpu().double() / scale
+        factor = scale
+        while True:  # what the whole loss can bear may be too much for one term; all processes see the same mean, so they go on alike
+            gradient = accelerator.reduce(_flat_gradient(factor * term, parameters), "mean").cpu().double() / factor
+            if factor <= 1 or gradient.isfinite().all():
+                return gradient
+            factor = max(1.0, factor / 16)
 
     with _left_as_it_was(distiller):
         logits, terms = distiller.terms(batch, teacher)
@@ -49,14 +54,13 @@ def measure_gradients(distiller: Distiller, batch: Batch, teacher: Outputs | Non
 
 def auto_weights(ratios: Mapping[str, float], gradients: Gradients) -> dict[str, float]:
     """label -> the weight at which the term's gradient norm is its ratio of cross-entropy's. Raises RecipeError for a term without gradient."""
-    weights = {}
+    weights, reference = {}, gradients.cross_entropy_norm
     for label, ratio in ratios.items():
         norm = gradients.terms[label].norm
-        if not 0 < norm < float("inf"):
-            raise RecipeError(
-                f"losses.{label}.weight: auto({ratio:g}) can't scale a gradient of norm {norm:g} in the first step; give the weight as a number"
-            )
-        weights[label] = ratio * gradients.cross_entropy_norm / norm
+        for whose, value in (("its", norm), ("cross-entropy's", reference)):
+            if not 0 < value < float("inf"):
+                raise RecipeError(f"losses.{label}.weight: auto({ratio:g}): {whose} gradient has norm {value:g} in the first step; give a number")
+        weights[label] = ratio * reference / norm
     return weights
 
 

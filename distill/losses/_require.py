@@ -34,6 +34,24 @@ def head(info: ModelInfo, whose: str) -> None:
         raise RecipeError(f"this loss needs the {whose}'s classifier as a linear layer, and {info.name} has none")
 
 
+def map_that_is_pooled(info: ModelInfo, layer: str, whose: str) -> None:
+    """Raises RecipeError unless the classifier takes the mean of this map over its places, so that it can be asked about each place too."""
+    head(info, whose)
+    maps(info.shapes, [layer], whose)
+    channels, width = info.shapes[layer].channels, info.head_weight.shape[1]
+    if channels != width:
+        raise RecipeError(f"the {whose}'s {layer!r} has {channels} channels and its classifier takes {width}: take the last map, such as 'layer4'")
+    if layer in info.not_pooled:
+        raise RecipeError(f"the {whose}'s classifier does not take the mean of {layer!r} as it is: something stands between them in {info.name}")
+
+
+def values_before_activation(layers: Sequence[str]) -> None:
+    """Raises RecipeError for a stage's own name, which stands for its values after the last activation."""
+    for layer in layers:
+        if layer in ("layer1", "layer2", "layer3", "layer4", "last"):
+            raise RecipeError(f"{layer!r} is after the last activation, and this loss is about the values before it: take '{layer}.pre'")
+
+
 def maps(shapes: dict[str, FeatureShape], layers: Sequence[str], whose: str) -> None:
     """Raises RecipeError if one of the layers gives a vector where this loss needs a feature map [N, C, H, W]."""
     for layer in layers:

@@ -37,8 +37,9 @@ class ActivationBoundaries(DistillLoss):
     """
 
     def __init__(self, layers: list[str] = ["layer1.pre", "layer2.pre", "layer3.pre", "layer4.pre"], margin: float = 1.0):  # noqa: B006  never changed
-        """Raises RecipeError unless the margin is above 0."""
+        """Raises RecipeError unless the margin is above 0, and for a stage after its last activation."""
         super().__init__(layers=layers)
+        _require.values_before_activation(layers)
         _require.positive(margin=margin)
         self.margin = margin
 

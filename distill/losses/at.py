@@ -27,6 +27,7 @@ class AttentionTransfer(DistillLoss):
     Cost: a pass over each map; no parameters
 
     As in the authors' code, the mean over places stands in place of equation 2's norm: the weight is theirs.
+    A map of one place has one attention whatever is in it, and adds nothing: layer4 of pictures of 32 px.
     """
 
     zero_at_identity = True

@@ -27,7 +27,6 @@ class DistillLoss(nn.Module):
     batch_coupled = False  # True: relates samples to each other, and gets the global batch of all processes, without its images
     takes_soft_labels = True  # False: refuses labels [N, K]; a loss that does not look at labels takes any
     zero_at_identity = False  # True: 0 where the student answers exactly what the teacher answers
-    replicated_buffers: tuple[str, ...] = ()  # large buffers that every process computes alike, so that they need not be sent around
 
     data: DataInfo | None = None  # the training pictures; there before `setup` is called
 

@@ -56,12 +56,8 @@ class CATKD(DistillLoss):
     def setup(self, student: ModelInfo, teacher: ModelInfo) -> None:
         _require.equal_classes(student, teacher)
         for info, whose in ((student, "student"), (teacher, "teacher")):
-            _require.head(info, whose)
-            _require.maps(info.shapes, [self.layer], whose)
-            shape, width = info.shapes[self.layer], info.head_weight.shape[1]
-            if shape.channels != width:
-                raise RecipeError(f"the {whose}'s {self.layer!r} has {shape.channels} channels and its classifier takes {width}: take the last map")
-            if shape[1:] == (1, 1):
+            _require.map_that_is_pooled(info, self.layer, whose)
+            if info.shapes[self.layer][1:] == (1, 1):
                 self._require_places(f"the {whose}'s {self.layer!r} is a map of 1x1")
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:

@@ -47,7 +47,6 @@ class CRD(DistillLoss):
 
     batch_coupled = True
     takes_soft_labels = False
-    replicated_buffers = ("student_bank", "teacher_bank", "pictures.row_of", "pictures.classes", "pictures.by_class")
 
     def __init__(self, layer: str = "pooled", dim: int = 128, num_negatives: int = 16384, temperature: float = 0.07, momentum: float = 0.5):
         """Raises RecipeError unless dim, num_negatives and temperature are above 0 and 0 <= momentum < 1."""

@@ -21,7 +21,7 @@ def reverse_gradient(tensor: Tensor, strength: float | Tensor) -> Tensor:
 
 
 class CTKD(DistillLoss):
-    """One temperature for all samples is trained against the student, to make kd large, with a strength that grows from 0.
+    """One temperature for all samples is trained against the student, to make kd large, with a strength that should grow from 0 by a schedule.
 
     Kind: logit
     Inputs: logits of both

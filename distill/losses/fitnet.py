@@ -14,7 +14,8 @@ class FitNet(DistillLoss):
 
     Kind: feature
     Inputs: maps or vectors of both
-    Equation: sum over layers of mean((r(F_s) - F_t)^2), r a 1x1 convolution with batch norm, the mean over every element.
+    Equation: sum over layers of mean((r(F_s) - F_t)^2), r a 1x1 convolution with batch norm (a linear layer for vectors), the mean over every
+        element.
     Paper: Romero et al., 2015, arXiv 1412.6550, equation 3
     Weights: CIFAR-100 100 on layer2 (CRD's repository); ImageNet 10 on layer3 and layer4 (mmrazor)
     Labels: not used

@@ -54,7 +54,9 @@ class OFD(DistillLoss):
     """
 
     def __init__(self, layers: list[str] = ["layer1.pre", "layer2.pre", "layer3.pre", "layer4.pre"]):  # noqa: B006  never changed
+        """Raises RecipeError for a stage after its last activation."""
         super().__init__(layers=layers)
+        _require.values_before_activation(layers)
 
     def setup(self, student: ModelInfo, teacher: ModelInfo) -> None:
         _require.maps(teacher.shapes, self.layers, "teacher")

@@ -30,7 +30,8 @@ class ProbabilisticTransfer(DistillLoss):
     Labels: not used
     Cost: one product of the features with themselves for each network
 
-    As in the authors' code, a sample is among its own neighbours, and the mean is over the N^2 pairs, which explains the weight.
+    As in the authors' code, a sample is among its own neighbours, and the mean is over the N^2 pairs, which explains the weight. It
+    falls like 1 / N for the same features: the weight is for batches of 64, multiply it by N / 64 for larger ones.
     """
 
     batch_coupled = True

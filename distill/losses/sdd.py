@@ -63,13 +63,7 @@ class ScaleDecoupled(DistillLoss):
         _require.equal_classes(student, teacher)
         (layer,) = self.layers
         for info, whose in ((student, "student"), (teacher, "teacher")):
-            _require.maps(info.shapes, self.layers, whose)
-            _require.head(info, whose)
-            if info.head_weight.shape[1] != info.shapes[layer].channels:
-                raise RecipeError(
-                    f"the {whose}'s {layer!r} has {info.shapes[layer].channels} channels and its classifier takes {info.head_weight.shape[1]}: "
-                    "take the last map, such as 'layer4'"
-                )
+            _require.map_that_is_pooled(info, layer, whose)
         self.grids = make_grids(self.scales, student.shapes[layer], teacher.shapes[layer])
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:

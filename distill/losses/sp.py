@@ -26,6 +26,7 @@ class SimilarityPreserving(DistillLoss):
     Labels: not used
     Cost: one product of the flattened features with themselves for each network and layer
 
+    The value falls like 1 / N for the same features: the weight is for batches of 64, multiply it by N / 64 for larger ones.
     torchdistill 1.1.5 divides each row by the sum of its absolute values instead, which makes the loss smaller by about N.
     """
 

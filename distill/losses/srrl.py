@@ -19,7 +19,7 @@ class SRRL(DistillLoss):
     Equation: alpha mean((h - h_t)^2) + beta mean((W_t h + b_t - t)^2), h the mean over places of relu(r(F_s)), r a 1x1 convolution with batch norm to
         the width of h_t = the teacher's "pooled"; t the teacher's logits; means over the batch and over channels, or classes.
     Paper: Yang, Martinez, Bulat, Tzimiropoulos, 2021, ICLR, "Knowledge distillation via softmax regression representation learning"
-    Weights: ImageNet 1 with alpha 1, beta 1 (the authors' code); CIFAR-100 not verified
+    Weights: CIFAR-100 1 with alpha 1, beta 5 (NKD's repository); ImageNet 1 with alpha 1, beta 1 (the authors' code)
     Labels: not used
     Cost: one 1x1 convolution to the teacher's width, trained; a product with the teacher's classifier
 

@@ -28,7 +28,8 @@ class VID(DistillLoss):
     Kind: feature
     Inputs: maps or vectors of both
     Equation: sum over layers of mean(((r(F_s) - F_t)^2 / v + log v) / 2), v = softplus(a) + 1e-5 for each channel of the teacher, a trained;
-        r a 1x1 convolution with batch norm, the mean over every element. The constant log(2 pi) / 2 is left out, so the value may be negative.
+        r a 1x1 convolution with batch norm (a linear layer for vectors), the mean over every element. The constant log(2 pi) / 2
+        is left out, so the value may be negative.
     Paper: Ahn, Hu, Damianou, Lawrence, Dai, 2019, arXiv 1904.05835
     Weights: CIFAR-100 1 (CRD's repository); ImageNet not known
     Labels: not used

@@ -39,11 +39,14 @@ class FeatureHooks:
         sources = {name: _resolve(model, modules, name, aliases) for name in dict.fromkeys(names)}  # all names, before any hook is set
         catchers = {source: _Catcher(*source) for source in sources.values()}
         self._catchers = {name: catchers[source] for name, source in sources.items()}
+        self.stages = {name: _resolve(model, modules, _stage_name(name, aliases), aliases)[0] for name in sources}
         self._handles = []
         for (path, takes_input), catcher in catchers.items():
             module = modules[path]
             register = module.register_forward_pre_hook if takes_input else module.register_forward_hook
             self._handles.append(register(catcher))
+
+    # stages: by feature, the path of the module that it comes from; of "layer4.pre" the stage, not its activation
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -189,13 +192,18 @@ def _resolve(model: nn.Module, modules: Mapping[str, nn.Module], name: str, alia
     """Module path of a feature, and whether the module's input is meant instead of its output."""
     if name == "pooled" and name not in aliases:
         return find_head(model)[0], True
-    if name.endswith(_BEFORE) and name not in aliases:
-        return _last_activation(model, modules, *_resolve(model, modules, name.removesuffix(_BEFORE), aliases)), True
+    if (stage := _stage_name(name, aliases)) != name:
+        return _last_activation(model, modules, *_resolve(model, modules, stage, aliases)), True
     path = aliases.get(name) or (_last_stage(model, modules) if name == "last" else name)
     if path in modules and path:
         return path, False
     asked = repr(name) if path in (name, None) else f"{name!r} (mapped to {path!r})"
     raise RecipeError(f"{type(model).__name__} has no feature {asked}; {_known(modules)}{did_you_mean(path or name, [*modules, 'pooled', 'last'])}")
+
+
+def _stage_name(name: str, aliases: Mapping[str, str]) -> str:
+    """ "layer4" for "layer4.pre", else the name itself."""
+    return name if name in aliases else name.removesuffix(_BEFORE)
 
 
 def _last_activation(model: nn.Module, modules: Mapping[str, nn.Module], path: str, takes_input: bool) -> str:

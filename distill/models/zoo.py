@@ -88,13 +88,16 @@ def head_path(model: nn.Module) -> str | None:
     return find_head(model)[0] if any(isinstance(module, nn.Linear) for module in model.modules()) else None
 
 
-def describe(model: nn.Module, name: str, shapes: Mapping[str, FeatureShape], num_classes: int) -> ModelInfo:
-    """What losses may know of the network. All tensors are copies: training a loss can't reach the network through them."""
+def describe(model: nn.Module, name: str, shapes: Mapping[str, FeatureShape], num_classes: int, stages: Mapping[str, str] | None = None) -> ModelInfo:
+    """What losses may know of the network. All tensors are copies: training a loss can't reach the network through them.
+
+    stages: module path by feature, as FeatureHooks found it; for the batch norms.
+    """
     head = None if (path := head_path(model)) is None else model.get_submodule(path)
     if head is not None and head.out_features != num_classes:  # a network that ends in a convolution: its last linear layer is something else
         head = None
     weight, bias = (None, None) if head is None else (_copy(head.weight), _copy(head.bias))
-    norms = {layer: norm for layer in shapes if (norm := _norm_before(model, layer)) is not None}
+    norms = {layer: norm for layer, path in (stages or {}).items() if (norm := _last_norm(model.get_submodule(path))) is not None}
     return ModelInfo(name, num_classes, dict(shapes), weight, bias, norms)
 
 
@@ -102,10 +105,9 @@ def _copy(tensor: torch.Tensor | None) -> torch.Tensor | None:
     return None if tensor is None else tensor.detach().clone()
 
 
-def _norm_before(model: nn.Module, layer: str) -> Norm | None:
+def _last_norm(stage: nn.Module) -> Norm | None:
     """The last batch norm on the main path of a stage; a shortcut's own norm does not count."""
-    stage = dict(model.named_modules()).get(layer.removesuffix(".pre"))
-    norms = [] if stage is None else [module for path, module in stage.named_modules() if _is_batch_norm(module) and "downsample" not in path]
+    norms = [module for path, module in stage.named_modules() if _is_batch_norm(module) and "downsample" not in path]
     return Norm(_copy(norms[-1].weight), _copy(norms[-1].bias)) if norms else None
 
 

@@ -93,7 +93,7 @@ def check_loss(loss_class: type[DistillLoss], **arguments: Any) -> None:
     device            it can be moved to another device
     data dependence   no tensor's value is looked at from Python, no size depends on one
     warnings          no warning
-    declarations      flags, replicated_buffers and extra_bytes can be used
+    declarations      flags and extra_bytes can be used
     identity          0 where the student answers what the teacher answers, and not below 0 elsewhere, if zero_at_identity
     schedule          a float argument can be a tensor that changes
     other networks    other widths, map sizes and classes, no batch norm, no linear classifier: refused in setup, or work

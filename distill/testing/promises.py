@@ -45,14 +45,11 @@ def check_forward(loss_class: type[DistillLoss], arguments: Mapping[str, Any]) -
 
 def check_declarations(subject: Subject) -> Iterator[str]:
     """What the class says of itself can't be used as it is. Usual fix: True or False for needs_teacher, batch_coupled, takes_soft_labels and
-    zero_at_identity; names of buffers in replicated_buffers; a whole number of bytes. Without needs_teacher, one may be there all the same."""
+    zero_at_identity; a whole number of bytes. Without needs_teacher, one may be there all the same."""
     loss = subject.loss()
     for flag in ("needs_teacher", "batch_coupled", "takes_soft_labels", "zero_at_identity"):
         if not isinstance(getattr(loss, flag), bool) or getattr(loss, flag) is not getattr(subject.cls, flag):
             yield f"{flag} is {getattr(subject.cls, flag)!r} in the class and {getattr(loss, flag)!r} in the loss"
-    missing = [name for name in loss.replicated_buffers if name not in dict(loss.named_buffers())]
-    if missing:
-        yield f"replicated_buffers names {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not there"
     size = loss.extra_bytes(256)
     if not isinstance(size, int) or size < 0:
         yield f"extra_bytes(256) is {size!r}"

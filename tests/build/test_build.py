@@ -7,12 +7,14 @@ from typing import Literal
 import pytest
 import torch
 
+from distill.build import pieces as pieces_module
 from distill.build.arguments import check_arguments, construct
 from distill.build.pieces import build_pieces, rehearse
 from distill.build.plan import plan_run
 from distill.data.sources.synthetic import Synthetic
 from distill.errors import RecipeError
 from distill.losses.ce import CrossEntropy
+from distill.losses.fitnet import FitNet
 from distill.models.weight_files import tensors_sha256
 from distill.recipe_files import load_recipe
 from distill.resolve import Catalogue
@@ -102,6 +104,27 @@ def test_rehearsal_names_a_loss_that_is_not_a_scalar_or_not_finite():
         pieces.distiller.losses["ce"] = Odd()
         with pytest.raises(RecipeError, match=rf"losses\.ce.*{part}"):
             rehearse(pieces, SOURCE)
+
+
+def test_losses_know_which_map_the_classifier_takes_the_mean_of():
+    def of(model: str, layer: str) -> frozenset[str]:
+        recipe = load_recipe("smoke", [f"student.model={model}", f"losses.fitnet={{weight: 1, layers: [{layer}]}}", "data.image_size=64"])
+        network, _ = pieces_module._network(
+            "student", recipe.student, recipe, SOURCE, {"fitnet": FitNet(layers=[layer])}, CPU, precision="bf16", weights=None
+        )
+        return pieces_module._info(network, recipe.student, SOURCE).not_pooled
+
+    assert of("resnet18", "layer4") == of("timm/regnety_002", "s4") == frozenset()
+    assert of("resnet18", "layer3") == {"layer3"}
+    assert of("torchvision/convnext_tiny", "features.7") == {"features.7"}  # a norm stands between the mean and the classifier
+
+
+def test_margins_of_ofd_come_from_the_batch_norm_of_the_stage_whatever_its_name():
+    overrides = ["teacher.model=resnet34", "teacher.features={deep: layer4}", "student.features={deep: layer4}"]
+    _, pieces = pieces_of(*overrides, "losses.ofd={weight: 1, layers: [layer4.pre, last.pre, deep.pre]}")
+    loss = pieces.distiller.losses["ofd"]
+    assert torch.equal(loss.margin0, loss.margin1)
+    assert torch.equal(loss.margin0, loss.margin2)
 
 
 def test_frozen_norms_and_group_norms_come_from_the_recipe():

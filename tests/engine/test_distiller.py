@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from distill.build.pieces import build_pieces, rehearse
 from distill.data.sources.synthetic import Synthetic
+from distill.engine import gradients
 from distill.engine.gradients import Gradient, auto_weights, measure_gradients
 from distill.engine.runtime import make_accelerator
 from distill.errors import RecipeError
@@ -97,6 +98,24 @@ def test_gradients_are_measured_right_and_nothing_is_left_behind():
     assert measured.terms["ce"].cosine == pytest.approx(1.0)
 
 
+def test_scale_that_is_too_large_for_a_term_is_lowered(monkeypatch):
+    """As the scaler's 65536 may be in fp16: the whole loss can bear it, one term alone, before its small weight, can't."""
+    pieces, batch = pieces_of("losses.at.weight=1"), some_batch()
+    plain = measure_gradients(pieces.distiller, batch, pieces.teacher(batch), make_accelerator())
+    flat, scales = gradients._flat_gradient, []
+
+    def overflowing(term, parameters):
+        result = flat(term, parameters)
+        scales.append(result.abs().max())
+        return torch.where(result.abs() > 100, torch.inf, result)
+
+    monkeypatch.setattr(gradients, "_flat_gradient", overflowing)
+    scaled = measure_gradients(pieces.distiller, batch, pieces.teacher(batch), make_accelerator(), scale=65536.0)
+    assert max(scales) > 100
+    assert scaled.terms["kd"].norm == pytest.approx(plain.terms["kd"].norm, rel=1e-3)
+    assert scaled.cross_entropy_norm == pytest.approx(plain.cross_entropy_norm, rel=1e-3)
+
+
 def test_auto_weight_brings_the_gradient_to_its_share_of_cross_entropys():
     pieces, batch = pieces_of("losses.at.weight=auto(0.5)"), some_batch()
     assert not pieces.distiller.is_balanced
@@ -112,7 +131,7 @@ def test_auto_weight_of_a_term_without_gradient_is_refused():
     pieces, batch = pieces_of("losses.kd.weight=auto(0.5)"), some_batch()
     measured = measure_gradients(pieces.distiller, batch, pieces.teacher(batch), make_accelerator())
     measured.terms["kd"] = Gradient(0.0, 0.0)
-    with pytest.raises(RecipeError, match=r"losses\.kd\.weight: auto\(0\.5\) can't scale a gradient of norm 0"):
+    with pytest.raises(RecipeError, match=r"losses\.kd\.weight: auto\(0\.5\): its gradient has norm 0"):
         auto_weights(pieces.distiller.auto, measured)
 
 

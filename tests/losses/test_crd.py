@@ -142,12 +142,6 @@ def test_a_restarted_run_goes_on_with_the_same_bank():
     assert value_of(other, [9, 11]).item() == value_of(loss, [9, 11]).item()
 
 
-def test_big_buffers_are_not_sent_around():
-    loss = made(DataInfo(torch.arange(1000), torch.arange(1000) % 10))
-    big = {name for name, buffer in loss.named_buffers() if buffer.numel() >= 1000}
-    assert big == set(loss.replicated_buffers)
-
-
 def test_crd_says_what_the_banks_take():
     loss = made(DataInfo(torch.arange(1000), torch.arange(1000) % 10), dim=128)
     assert loss.extra_bytes(256) > 2 * 1000 * 128 * 4 + 256 * 1000 * 4

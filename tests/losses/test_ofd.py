@@ -114,3 +114,9 @@ def test_ofd_refuses_a_teacher_without_batch_norm():
 def test_ofd_refuses_vectors():
     with pytest.raises(RecipeError, match="the teacher's 'pooled' is a vector"):
         OFD(layers=["pooled"]).setup(info(pooled=FeatureShape(3)), info(pooled=FeatureShape(3)))
+
+
+@pytest.mark.parametrize("layer", ["layer4", "last"])
+def test_a_stage_after_its_activation_is_refused(layer):
+    with pytest.raises(RecipeError, match=f"take '{layer}.pre'"):
+        OFD(layers=[layer])
