@@ -60,7 +60,7 @@ def run(name: str, seed: int, runs: Path, teacher: str) -> dict:
     for role in ("distilled", "alone", "teacher"):
         if role in summary:
             row |= {f"{part}_top1_{role}": summary[role][f"{part}_top1"] for part in ("val", "test")}
-    hardware = "{processor}, {num_cores} cores, {precision}".format(**environment)
+    hardware = "{processor}, {num_cores} core(s), {precision}".format(**environment)
     return row | {"seconds": summary["seconds"], "torch": environment["versions"]["torch"], "hardware": hardware, "created": summary["created"]}
 
 
