@@ -55,6 +55,10 @@ Scores are those of the last epoch. "Alone" is the same student, with the same s
 the mean over these pairs of runs, with the 95 % interval of a paired t-test where there are three seeds or more. Below that there is no interval, and
 the number is only a hint. A short training on small pictures says little about a long one on large ones, and among many losses some look good by
 luck: the order of the table is no ranking."""
+WEIGHT_TEXT = """\
+Other weights, one run each, picked after the table above was seen. A term whose gradient is many times cross-entropy's is too much for this
+learning rate and for so few epochs, whatever its paper says of others; `train.log_gradients_every` shows it. `auto(R)` scales a term once, to R times
+the norm of cross-entropy's gradient."""
 COST_TEXT = """\
 Time of a whole training step and peak memory, as a ratio to the same step with cross-entropy alone, the teacher running in both
 (`python -m benchmarks.losses`). In brackets the 95 % interval."""
@@ -84,13 +88,15 @@ def page(results: str, cost: str) -> str:
     catalogue = Catalogue()
     cards = [loss_card(name, catalogue.get("losses", name)) for name in catalogue.names("losses")]
     rows = read_results(results, {card.name for card in cards})
-    scores, costs = summarise(rows), json.loads(cost) if cost else None
+    papers, others = [row for row in rows if "weight" not in row], [row for row in rows if "weight" in row]
+    scores, costs = summarise(papers), json.loads(cost) if cost else None
     sections = [
         _introduction(cards),
         f"## Which to try first\n\n{WHICH_TO_TRY}\n\n{_measured_in_words(scores)}",
         "## All losses",
         *(_kind_table(title, chosen) for kind, title in KINDS.items() if (chosen := [card for card in cards if card.kind == kind])),
-        f"## Results\n\n{_results(scores, rows)}",
+        f"## Results\n\n{_results(scores, papers)}",
+        *([f"{WEIGHT_TEXT}\n\n{_other_weights(others)}"] if others else []),
         f"## Cost\n\n{_costs(costs)}",
         "## Each loss",
         *map(_loss_section, cards),
@@ -103,7 +109,7 @@ def read_results(text: str, names: set[str]) -> list[dict[str, Any]]:
     rows, seen = [], {}
     for number, line in enumerate(text.splitlines(), start=1):
         row = json.loads(line)
-        key = row["loss"], row["seed"]
+        key = row["loss"], row["seed"], row.get("weight")
         if row["loss"] not in names:
             raise ValueError(f"{RESULTS.name}:{number}: there is no loss {row['loss']!r}")
         if key in seen:
@@ -185,6 +191,16 @@ def _results(scores: Sequence[Score], rows: Sequence[dict[str, Any]]) -> str:
     table = _table(("loss", "seeds", "val, distilled", "test, distilled", "test, alone", "difference, points", ""), map(_result_row, scores))
     parts = [words, " ".join(filter(None, facts)), table if scores else "", "Failed: " + "; ".join(failed) + "." if failed else ""]
     return "\n\n".join(filter(None, parts))
+
+
+def _other_weights(rows: Sequence[dict[str, Any]]) -> str:
+    keys = ("val_top1_distilled", "test_top1_distilled", "test_top1_alone")
+    cells = [
+        (_link(row["loss"]), _code(row["weight"]), str(row["seed"]), *(f"{100 * row[key]:.2f}" for key in keys))
+        for row in sorted(rows, key=lambda row: (row["loss"], row["seed"]))
+        if "error" not in row
+    ]
+    return _table(("loss", "weight", "seed", "val, distilled", "test, distilled", "test, alone"), cells)
 
 
 def _result_row(score: Score) -> tuple[str, ...]:

@@ -137,6 +137,16 @@ def test_results_are_sorted_by_the_difference_losing_ones_included(page):
     assert re.findall(r"^\| \[(\w+)\]", section(page, "Results"), re.MULTILINE) == ["ce", "kd", "fitnet", "at"]
 
 
+def test_runs_with_another_weight_stand_in_a_table_of_their_own():
+    row = {"loss": "kd", "seed": 0, "val_top1_distilled": 0.8, "test_top1_distilled": 0.81, "test_top1_alone": 0.82, "seconds": 1.0}
+    row |= {"torch": "2.14.1", "hardware": "a CPU"}
+    text = section(losses_page.page("\n".join(map(json.dumps, [row, row | {"weight": "auto(0.5)", "test_top1_distilled": 0.9}])), ""), "Results")
+    first, _, second = text.partition("Other weights")
+    assert "| [kd](#kd) | 1 | 80.00 | 81.00 | 82.00 | -1.00 (one seed) |  |" in first
+    assert "auto(0.5)" not in first
+    assert "| [kd](#kd) | `auto(0.5)` | 0 | 80.00 | 90.00 | 82.00 |" in second
+
+
 def test_results_say_what_they_are_results_of(page):
     text = section(page, "Results")
     for part in ("4 epochs", "7,000 / 1,000 / 2,000", "on test", "87.40%", "a CPU, 2 cores, bf16, torch 2.14.1", "last epoch", "ResNet-50"):
