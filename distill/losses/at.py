@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from distill.losses import _require
-from distill.losses.base import DistillLoss, upcast
+from distill.losses.base import DistillLoss
 from distill.structures import Batch, ModelInfo, Outputs
 
 
 def attention(feature_map: Tensor) -> Tensor:
-    """[N, C, H, W] -> [N, H * W]: mean over the channels of the squares, scaled to length 1 for each sample."""
-    return F.normalize(upcast(feature_map).square().mean(dim=1).flatten(1), dim=1)
+    """[N, C, H, W] -> [N, H * W]: sum over the channels of the squares, scaled to length 1 for each sample.
+
+    The norm sums in float32 without a copy of the map in float32, which is most of what this loss would cost.
+    """
+    dtype = torch.float32 if feature_map.dtype in (torch.float16, torch.bfloat16) else None
+    return F.normalize(torch.linalg.vector_norm(feature_map, dim=1, dtype=dtype).square().flatten(1), dim=1)
 
 
 class AttentionTransfer(DistillLoss):
@@ -20,7 +25,7 @@ class AttentionTransfer(DistillLoss):
 
     Kind: feature
     Inputs: maps of both, of equal height and width; any widths
-    Equation: sum over layers of mean((A_s - A_t)^2), A = a / |a|_2, a = mean over channels of F^2, at each place.
+    Equation: sum over layers of mean((A_s - A_t)^2), A = a / |a|_2, a = sum over channels of F^2, at each place.
     Paper: Zagoruyko, Komodakis, 2017, arXiv 1612.03928, equation 2 with p = 2
     Weights: CIFAR-100 and ImageNet 1000 for the sum over the layers (the authors' code)
     Labels: not used
