@@ -23,6 +23,7 @@ from distill.structures import Batch
 
 OTHERS = {"kd": "", "ctkd": "", "at": "", "cat_kd": ", normalise: false"}  # without batch norm of their own, which would see the local batch
 TOLERANCE = {"fp64": 1e-12, "fp32": 1e-6}
+GRADIENT_TOLERANCE = {"fp64": 1e-12, "fp32": 2e-6}  # through 18 layers, whose convolutions round otherwise for half a batch; seen: 9.4e-7 at most
 
 
 def main(precision: str) -> None:
@@ -60,8 +61,9 @@ def compare(name: str, arguments: str, precision: str, state, catalogue: Catalog
 
     value = accelerator.reduce(output.terms[name], "mean")
     close(f"{name}: value", value, expected.terms[name], precision)
-    for (key, ours), theirs in zip(pieces.distiller.named_parameters(), reference.parameters(), strict=True):
-        close(f"{name}: gradient of {key}", ours.grad, theirs.grad, precision, scale=largest(reference))
+    ours, theirs = gradient(pieces.distiller), gradient(reference)
+    distance, limit = ((ours - theirs).norm() / theirs.norm()).item(), GRADIENT_TOLERANCE[precision]
+    assert distance <= limit, f"{name}: the gradient differs by {distance} of its norm, more than {limit}"
     for (key, ours), theirs in zip(pieces.distiller.named_buffers(), reference.buffers(), strict=True):
         close(f"{name}: {key}", ours.double(), theirs.double(), precision)
     norms = gather_object([measure_gradients(pieces.distiller, mine, pieces.teacher(mine), accelerator)])
@@ -76,12 +78,12 @@ def gradients_of_gathered_tensors_do_not_mix(rank: int) -> None:
     assert (ours.grad.item(), theirs.grad.item()) == (expected, expected)
 
 
-def largest(module: torch.nn.Module) -> float:
-    return max(parameter.grad.abs().max().item() for parameter in module.parameters())
+def gradient(module: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([parameter.grad.flatten() for parameter in module.parameters()])
 
 
-def close(what: str, ours: torch.Tensor, theirs: torch.Tensor, precision: str, scale: float = 1.0) -> None:
-    difference, limit = (ours - theirs).abs().max().item() if ours.numel() else 0.0, TOLERANCE[precision] * max(1.0, scale)
+def close(what: str, ours: torch.Tensor, theirs: torch.Tensor, precision: str) -> None:
+    difference, limit = (ours - theirs).abs().max().item() if ours.numel() else 0.0, TOLERANCE[precision]
     assert difference <= limit, f"{what} differs by {difference}, more than {limit}"
 
 
