@@ -76,9 +76,9 @@ def snake_case(name: str) -> str:
 
 
 def subclasses(module: ModuleType, base: type) -> list[type]:
-    """The module's own ones, each once, whatever other names the module gives them."""
+    """The module's own ones, each once, whatever other names the module gives them; not those whose name begins with _, which others build on."""
     classes = dict.fromkeys(value for value in vars(module).values() if inspect.isclass(value))
-    return [cls for cls in classes if issubclass(cls, base) and cls is not base and cls.__module__ == module.__name__]
+    return [cls for cls in classes if issubclass(cls, base) and cls.__module__ == module.__name__ and not cls.__name__.startswith("_")]
 
 
 def _from_module(module_name: str, kind: str) -> Callable[[], type]:

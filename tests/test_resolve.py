@@ -102,6 +102,11 @@ def test_plugin_class_with_two_names_is_one_loss(plugin):
     assert "feature_mse2" in Catalogue([path]).names("losses")
 
 
+def test_plugin_class_that_others_build_on_is_no_loss_by_itself(plugin):
+    path = plugin("mine.py", LOSS.replace("FeatureMSE2", "_Base") + "\n    class Real(_Base):\n        pass\n")
+    assert set(Catalogue([path]).names("losses")) - set(Catalogue().names("losses")) == {"real"}
+
+
 def test_plugin_class_is_found_where_pickle_looks_for_it(plugin):
     cls = Catalogue([plugin("mine.py")]).get("losses", "feature_mse2")
     assert getattr(sys.modules[cls.__module__], cls.__name__) is cls
