@@ -54,8 +54,8 @@ Each row is what `distill train --recipe losses/NAME` gave, with the weights of 
 Scores are those of the last epoch. "Alone" is the same student, with the same seed, order and views, without a teacher; the difference, on test, is
 the mean over these pairs of runs, with the 95 % interval of a paired t-test where there are three seeds or more. Below that there is no interval, and
 the number is only a hint. A short training on small pictures says little about a long one on large ones, and among many losses some look good by
-luck: the order of the table is no ranking. Rounding alone moves a run: the student alone of seed 0 had 86.30, trained on two cores; the same run on
-one core, as the others were trained, had 84.50."""
+luck: the order of the table is no ranking. The student alone of seed 0 had 86.30,
+trained on two cores; the same recipe on one core, as all other runs here, had 84.50: differences of one seed are within that."""
 WEIGHT_TEXT = """\
 Other weights, one run each, picked after the table above was seen. A term whose gradient is many times cross-entropy's is too much for this
 learning rate and for so few epochs, whatever its paper says of others; `train.log_gradients_every` shows it. `auto(R)` scales a term once, to R times
