@@ -37,10 +37,10 @@ def framework(source: Synthetic, batch_size: int, device: torch.device, precisio
     recipe, events = load_recipe("r50_to_r18", overrides), []
     pieces = build_pieces(recipe, Catalogue(), source, device=device, precision=precision, weights={})
     trainer, _ = build_trainer(recipe, source, pieces, make_accelerator(), precision=precision, log=events.append)
-    trainer.evaluate = dict
+    trainer.evaluate = lambda check: {"val_top1": 0.0}
 
     def run() -> None:
-        trainer.step = 0
+        trainer.step = trainer.epoch = 0
         trainer.train()
 
     return run, events

@@ -7,9 +7,10 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from distill import __version__
-from distill.errors import DistillError, RecipeError
+from distill.errors import DistillError, RecipeError, StoppedError
 
 _OWN = "your own losses or data sources; may be repeated"
 _TRAIN_HELP = """\
@@ -18,6 +19,8 @@ examples:
   distill train --recipe r50_to_r18 losses.kd.temperature=2 train.epochs=3 seed=1
   distill train --recipe r50_to_r18 data.source=imagefolder data.root=~/pictures data.image_size=64
   distill train --recipe mine.yaml --plugin my_loss.py
+  distill train --resume runs/r50_to_r18-seed0                go on with a run that was stopped or killed, exactly
+  distill train --recipe r50_to_r18 --resume                  the same, or begin if there is none: for jobs that a cluster starts again
   accelerate launch distill/run.py --recipe r50_to_r18        the same, on any number of GPUs
 """
 _NEW_HELP = """\
@@ -30,10 +33,15 @@ then:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command and returns its exit code: 0, or 1 failed, 2 wrong recipe or usage, 3 unusable data, 4 diverged, 130 interrupted."""
+    """Runs a command and returns its exit code: 0, or 1 failed, 2 wrong recipe or usage, 3 unusable data, 4 diverged, 75 stopped (to be gone
+    on with), 130 interrupted."""
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
+    except StoppedError as error:
+        if _is_main():
+            print(f"{error}", file=sys.stderr, flush=True)
+        return error.exit_code
     except DistillError as error:
         if _is_main() or not isinstance(error, RecipeError):  # a wrong recipe is found out by all processes alike
             _print_error(str(error), options)
@@ -68,6 +76,7 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
     train.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="change a value of the recipe; ~KEY removes it")
     train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="the same as a plain KEY=VALUE; may be repeated")
     train.add_argument("--plugin", action="append", default=[], metavar="FILE|MODULE", help=_OWN)
+    train.add_argument("--resume", nargs="?", const=True, metavar="RUN", help="go on with RUN, a run's folder; or with this recipe's unfinished run, if any")
     train.add_argument("--dry-run", action="store_true", help="show the resolved recipe and where each value comes from, and stop")
 
 
@@ -97,12 +106,18 @@ def _add(commands: argparse._SubParsersAction, name: str, run: Callable, words: 
 def _train(options: argparse.Namespace) -> None:
     from distill.recipe_files import read_draft
 
-    overrides = [*options.overrides, *options.set]
-    if options.recipe is None:
+    overrides, run = [*options.overrides, *options.set], None
+    if isinstance(options.resume, str) and "=" in options.resume:  # `--resume train.epochs=3`: a plain --resume before an override
+        options.resume, overrides = True, [options.resume, *overrides]
+    if isinstance(options.resume, str):
+        run, options.resume = _run_folder(options.resume), False
+        if options.recipe is not None:
+            raise RecipeError(f"--resume {run} goes on with that run's own recipe: leave out --recipe, or say --resume alone")
+    elif options.recipe is None:
         if not overrides or "=" in overrides[0] or overrides[0].startswith("~"):
             raise RecipeError("which recipe? say --recipe NAME, such as --recipe r50_to_r18")
         options.recipe, *overrides = overrides
-    draft = read_draft(options.recipe, overrides)
+    draft = read_draft(run or options.recipe, overrides)
 
     from distill.job import check, run_job  # late: torch takes seconds to import, and a wrong recipe name needs none of it
 
@@ -111,7 +126,17 @@ def _train(options: argparse.Namespace) -> None:
     if options.dry_run:
         _show(draft, recipe)
     else:
-        run_job(draft, recipe, catalogue)
+        run_job(draft, recipe, catalogue, resume=bool(options.resume), run=run)
+
+
+def _run_folder(name: str) -> Path:
+    from distill.record import RECIPE_FILE
+
+    path = Path(name)
+    if not (path / RECIPE_FILE).is_file():
+        what = "has no recipe.resolved.yaml, so it is no run's folder" if path.is_dir() else "is not there"
+        raise RecipeError(f"--resume {name}: the folder {what}; to go on with the run of a recipe, say --recipe NAME --resume")
+    return path
 
 
 def _show(draft, recipe) -> None:

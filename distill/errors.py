@@ -1,5 +1,7 @@
 """Errors that a user can act on: each carries the exit code its kind of failure ends with, and is shown without a traceback."""
 
+from collections.abc import Sequence
+
 
 class DistillError(Exception):
     """Something went wrong that the person at the keyboard can mend; the message says what, where and how."""
@@ -20,6 +22,19 @@ class DataError(DistillError):
 
 
 class DivergedError(DistillError):
-    """The loss became infinite or not a number."""
+    """A loss or a gradient became infinite or not a number."""
 
     exit_code = 4
+
+    def __init__(self, message: str, *, step: int, sample_ids: Sequence[int], terms: Sequence[str]):
+        """step: steps that were done before the one that failed; terms: labels of the losses that were not finite, none if only the gradient was."""
+        super().__init__(message)
+        self.step, self.sample_ids, self.terms = step, list(sample_ids), list(terms)
+
+
+class StoppedError(DistillError):
+    """Somebody asked the run to stop, and it has. Not a failure: the exit code says "try again later" (EX_TEMPFAIL), or 130 after Ctrl-C."""
+
+    def __init__(self, message: str, exit_code: int = 75):
+        super().__init__(message)
+        self.exit_code = exit_code

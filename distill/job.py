@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import shlex
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,29 +11,33 @@ from accelerate.utils import broadcast_object_list
 
 from distill import record
 from distill.build.check import find_problems
-from distill.build.notes import loss_notes
-from distill.build.pieces import build_pieces, rehearse
-from distill.build.plan import plan_run
 from distill.build.source import open_source
+from distill.checkpoints import CheckpointFolder
 from distill.data.sources.base import DataSource
-from distill.engine.costs import Costs, measure_costs
-from distill.engine.runtime import processes, resolve_precision, use_all_cores
-from distill.errors import DistillError
-from distill.recipe import LossEntry, Recipe
-from distill.recipe_files import Draft, read_draft
-from distill.recipe_losses import Schedule
-from distill.report.console import duration, make_console, print_result
+from distill.engine.costs import Costs
+from distill.engine.runtime import processes, use_all_cores
+from distill.engine.stopping import Stopper
+from distill.errors import StoppedError
+from distill.preparation import Preparation, announce, prepare
+from distill.recipe import Recipe
+from distill.recipe_files import Draft, read_draft, to_yaml
+from distill.report.console import make_console, print_result
 from distill.report.table import compare_runs, result_table, verdict
 from distill.resolve import Catalogue
-from distill.teacher_store import TeacherStore, teacher_recipe
-from distill.training_run import Job, is_alone, run_fingerprint, status_of, train_run
+from distill.run_folders import FinishedError, claim_again, claim_new, claim_next, claim_unfinished, open_run
+from distill.running import Job, status_of
+from distill.teacher_store import TeacherStore
+from distill.training_run import train_run
 
 
-def train(recipe: str, overrides: Sequence[str] = (), plugins: Sequence[str] = ()) -> Path:
-    """Does the whole job of a recipe, as `distill train` does, and returns the run's folder. Raises DistillError."""
-    catalogue = Catalogue(plugins)
-    draft = read_draft(recipe, overrides)
-    return run_job(draft, check(draft, catalogue), catalogue)
+def train(recipe: str | None = None, overrides: Sequence[str] = (), plugins: Sequence[str] = (), *, resume: bool | str | Path = False) -> Path:
+    """Does the whole job of a recipe, as `distill train` does, and returns the run's folder. Raises DistillError.
+
+    resume: a run's folder, to go on with it (no recipe is needed then), or True, to go on with an unfinished run of this recipe if there is one.
+    """
+    catalogue, run = Catalogue(plugins), None if isinstance(resume, bool) else Path(resume)
+    draft = read_draft(run if recipe is None else recipe, overrides)
+    return run_job(draft, check(draft, catalogue), catalogue, resume=resume is True, run=run)
 
 
 def check(draft: Draft, catalogue: Catalogue) -> Recipe:
@@ -41,162 +45,77 @@ def check(draft: Draft, catalogue: Catalogue) -> Recipe:
     return draft.finish(find_problems(draft.values, catalogue))
 
 
-def run_job(draft: Draft, recipe: Recipe, catalogue: Catalogue) -> Path:
-    """Trains what is missing, compares, shows the result, and returns the run's folder."""
+def run_job(draft: Draft, recipe: Recipe, catalogue: Catalogue, *, resume: bool = False, run: Path | None = None) -> Path:
+    """Trains what is missing, compares, shows the result, and returns the run's folder.
+
+    resume: to go on with an unfinished run of this recipe, if there is one. run: the folder to go on with.
+    """
     use_all_cores()
     state = processes()
-    job = Job(catalogue, state, make_console(is_main=state.is_main_process))
-    name = recipe.run_name or f"{draft.name.replace('/', '-')}-seed{recipe.seed}"
-    folder = _agree_on_folder(recipe, name, job, is_fixed=recipe.run_name is not None)
-    try:
-        with status_of(folder, job):
-            source = open_source(recipe.data, catalogue)
-            preparation = _prepare(recipe, source, job)
-            _announce(preparation, folder.path, source, job)
-            summary = _do(preparation, folder, source, job)
-    finally:
-        folder.close()
-    print_result(result_table(summary), is_main=job.is_main)
-    print_result(summary.get("verdict", ""), is_main=job.is_main)
-    job.console.print(f"the student is {folder.path / record.WEIGHTS_FILE}; all numbers are in {folder.path / record.SUMMARY_FILE}")
+    with Stopper(recipe.time_limit) as stopper:
+        job = Job(catalogue, state, make_console(is_main=state.is_main_process), stopper)
+        try:
+            folder = _agree(lambda: _claim(draft, recipe, resume=resume, run=run), job)
+        except FinishedError as finished:
+            job.console.print(f"{finished}: nothing to do")
+            _show_result(record.read_json(finished.path / record.SUMMARY_FILE), finished.path, job)
+            return finished.path
+        try:
+            with status_of(folder, job):
+                source = open_source(recipe.data, catalogue)
+                preparation = prepare(recipe, source, job)
+                announce(preparation, folder.path, source, job)
+                summary = _do(preparation, folder, source, job)
+        except (StoppedError, KeyboardInterrupt):
+            job.console.print(f"to go on: distill train --resume {shlex.quote(str(folder.path))}", style="bold", soft_wrap=True)
+            raise
+        finally:
+            folder.close()
+    _tidy(folder.path, job)
+    _show_result(summary, folder.path, job)
     return folder.path
 
 
-def control_recipe(recipe: Recipe) -> Recipe:
-    """The same student alone: cross-entropy at weight 1, all else equal."""
-    own = {label: entry for label, entry in recipe.losses.items() if entry.name(label) == "ce"}
-    losses = {label: entry.model_copy(update={"weight": 1.0}) for label, entry in own.items()} or {"ce": LossEntry()}
-    return recipe.model_copy(update={"teacher": None, "control": False, "losses": losses})
+def _show_result(summary: Mapping[str, Any], path: Path, job: Job) -> None:
+    print_result(result_table(summary), is_main=job.is_main)
+    print_result(summary.get("verdict", ""), is_main=job.is_main)
+    job.console.print(f"the student is {path / record.WEIGHTS_FILE}; all numbers are in {path / record.SUMMARY_FILE}")
 
 
-@dataclass(frozen=True)
-class _Preparation:
-    """What this job has to do, found out before anything long begins, when every network and loss has been built and tried once."""
-
-    recipe: Recipe
-    costs: Mapping[str, Costs]  # of "student" and "teacher"
-    teacher: Recipe | None  # the recipe of a teacher of our own making
-    known_teacher: dict[str, Any] | None  # the summary of that teacher, if it is there
-    control: Recipe | None
-    finished_control: Path | None
-    notes: Sequence[str]  # what the person should know of this recipe's losses
-
-
-def _prepare(recipe: Recipe, source: DataSource, job: Job) -> _Preparation:
-    """Raises RecipeError or DataError for whatever would fail later."""
-    plan_run(recipe, source, job.state.num_processes)
-    teacher = known_teacher = control = finished = None
-    if recipe.teacher is not None and recipe.teacher.weights == "train":
-        teacher, store = teacher_recipe(recipe, job), TeacherStore()
-        plan_run(teacher, source, job.state.num_processes)
-        known_teacher = store.find(store.path(teacher, source))
-    if recipe.control and not is_alone(recipe):
-        control = control_recipe(recipe)
-        finished = _find_finished(control, source, job)
-    costs, notes = _rehearse(recipe, source, job, trains_teacher=teacher is not None and known_teacher is None)
-    return _Preparation(recipe, costs, teacher, known_teacher, control, finished, notes)
+def _claim(draft: Draft, recipe: Recipe, *, resume: bool, run: Path | None) -> record.RunFolder:
+    """The run's folder, with the recipe in it, so that a job that is killed early can be gone on with too."""
+    if run is not None:
+        folder = open_run(run, recipe)
+    else:
+        runs_dir, name = Path(recipe.runs_dir), recipe.run_name or f"{draft.name.replace('/', '-')}-seed{recipe.seed}"
+        found = claim_again(runs_dir, name, recipe) if resume else None
+        folder = found or claim_new(runs_dir, name, is_fixed=recipe.run_name is not None)
+    folder.write_text(record.RECIPE_FILE, to_yaml(recipe))
+    return folder
 
 
-def _rehearse(recipe: Recipe, source: DataSource, job: Job, *, trains_teacher: bool) -> tuple[dict[str, Costs], list[str]]:
-    """Builds everything with initial weights, takes one step, and measures the networks. Returns (costs by role, notes on the losses)."""
-    precision = resolve_precision(recipe.train.precision, job.state.device)
-    pieces = build_pieces(recipe, job.catalogue, source, device=job.state.device, precision=precision, weights={})
-    rehearse(pieces, source)
-    costs = {"student": measure_costs(pieces.distiller.student, source.image_size, is_trained=True)}
-    if pieces.teacher is not None:
-        costs["teacher"] = measure_costs(pieces.teacher.network, source.image_size, is_trained=trains_teacher)
-    return costs, loss_notes(pieces.distiller, recipe, source, job.state.num_processes)
-
-
-def _find_finished(control: Recipe, source: DataSource, job: Job) -> Path | None:
-    """A finished run that is this control in everything that matters, whatever it is called."""
-    wanted = run_fingerprint(control, source, job)
-    found = [None]
-    if job.is_main:
-        runs = record.finished_runs(Path(control.runs_dir))
-        found = [next((path for path, summary in runs if summary.get("fingerprint") == wanted), None)]
-    return broadcast_object_list(found)[0]
-
-
-def _agree_on_folder(recipe: Recipe, name: str, job: Job, *, is_fixed: bool) -> record.RunFolder:
+def _agree(claim: Callable[[], record.RunFolder], job: Job) -> record.RunFolder:
     """A folder for the run, chosen and locked by the first process, which tells the others; also if it can't be had."""
     outcome: list[Any] = [None]
     if job.is_main:
         try:
-            folder = record.claim_run_folder(Path(recipe.runs_dir), name, is_fixed=is_fixed)
+            folder = claim()
             outcome = [folder.path]
-        except DistillError as error:
+        except Exception as error:
             outcome = [error]
     chosen = broadcast_object_list(outcome)[0]
-    if isinstance(chosen, DistillError):
+    if isinstance(chosen, Exception):
         raise chosen
     return folder if job.is_main else record.RunFolder(chosen)
 
 
-def _announce(preparation: _Preparation, path: Path, source: DataSource, job: Job) -> None:
-    """Says what will be done and about how long it takes, from the speed just measured."""
-    recipe, sizes = preparation.recipe, " / ".join(f"{len(part):,}" for part in (source.train, source.val, source.test))
-    precision = resolve_precision(recipe.train.precision, job.state.device)
-    job.console.print(f"{path.name}: {recipe.description}", style="bold")
-    job.console.print(f"data: {recipe.data.source}, {source.image_size} px, {sizes} pictures to train / validate / test")
-    job.console.print(f"      {source.note}")
-    job.console.print(f"on: {job.state.num_processes} process(es), {job.state.device.type}, {precision}")
-    for note in preparation.notes:
-        job.console.print(f"note: {note}", style="yellow", soft_wrap=True)
-    total = 0.0
-    for number, (what, seconds) in enumerate(_steps(preparation, source, job), start=1):
-        total += seconds
-        job.console.print(f"  {number}. {what}" + (f", about {duration(seconds)}" if seconds else ""))
-    job.console.print(f"  about {duration(total)} in all")
+def _tidy(path: Path, job: Job) -> None:
+    """A finished run keeps its best checkpoint only: the others were there to go on from."""
+    if job.is_main:
+        CheckpointFolder(path / record.CHECKPOINTS).prune(0)
 
 
-def _steps(preparation: _Preparation, source: DataSource, job: Job) -> Iterator[tuple[str, float]]:
-    """(what, about how many seconds) of each thing to do."""
-    recipe, costs = preparation.recipe, preparation.costs
-    if recipe.teacher is not None:
-        if preparation.teacher is None:
-            yield f"load the teacher {recipe.teacher.model}, weights {recipe.teacher.weights}", 0.0
-        elif preparation.known_teacher is not None:
-            yield f"use the teacher {recipe.teacher.model} again that was trained on {preparation.known_teacher['created'][:10]}", 0.0
-        else:
-            seconds = _seconds(preparation.teacher, source, job, costs["teacher"])
-            yield f"train the teacher {recipe.teacher.model} for {_length(preparation.teacher)}, once: it is kept for later runs", seconds
-    if preparation.finished_control is not None:
-        yield f"use the student alone again from {preparation.finished_control}", 0.0
-    elif preparation.control is not None:
-        yield (
-            f"train the student {recipe.student.model} alone for {_length(recipe)}, to compare with",
-            _seconds(recipe, source, job, costs["student"]),
-        )
-    terms = " + ".join(f"{_weight_in_words(entry.weight)} {label}" for label, entry in recipe.losses.items())
-    yield (
-        f"train the student {recipe.student.model} for {_length(recipe)} on {terms}",
-        _seconds(recipe, source, job, costs["student"], costs.get("teacher")),
-    )
-
-
-def _weight_in_words(weight: float | str | Schedule) -> str:
-    if isinstance(weight, Schedule):
-        start, end = weight.ends
-        return f"({start:g} to {end:g}, {weight.schedule})"
-    return weight if isinstance(weight, str) else f"{weight:g}"
-
-
-def _length(recipe: Recipe) -> str:
-    if recipe.train.max_steps is not None:
-        return f"at most {recipe.train.max_steps} steps"
-    return f"{recipe.train.epochs} epoch" + ("s" if recipe.train.epochs > 1 else "")
-
-
-def _seconds(recipe: Recipe, source: DataSource, job: Job, student: Costs, teacher: Costs | None = None) -> float:
-    plan = plan_run(recipe, source, job.state.num_processes)
-    num_images = plan.images_seen(recipe.data.global_batch_size) / job.state.num_processes
-    scored = (plan.num_epochs * len(source.val) + len(source.test)) / job.state.num_processes
-    seconds = num_images / student.training_images_per_second + scored / student.images_per_second
-    return seconds + (num_images / teacher.images_per_second if teacher else 0)
-
-
-def _do(preparation: _Preparation, folder: record.RunFolder, source: DataSource, job: Job) -> dict[str, Any]:
+def _do(preparation: Preparation, folder: record.RunFolder, source: DataSource, job: Job) -> dict[str, Any]:
     """Trains what has to be trained; returns the summary of the main run, with the student alone in it where there is one."""
     recipe, costs, weights = preparation.recipe, preparation.costs, None
     if preparation.teacher is not None:
@@ -217,10 +136,17 @@ def _do(preparation: _Preparation, folder: record.RunFolder, source: DataSource,
 
 
 def _train_control(control: Recipe, name: str, source: DataSource, job: Job, costs: Mapping[str, Costs]) -> Path:
-    folder = _agree_on_folder(control, name, job, is_fixed=False)
+    """A run of its own; if an earlier job has not finished it, that one."""
+
+    def claim() -> record.RunFolder:
+        runs_dir = Path(control.runs_dir)
+        return claim_unfinished(runs_dir, name, control) or claim_next(runs_dir, name)
+
+    folder = _agree(claim, job)
     try:
         with status_of(folder, job):
             train_run(control, folder.path.name, folder, source, job, costs=costs)
     finally:
         folder.close()
+    _tidy(folder.path, job)
     return folder.path

@@ -51,6 +51,7 @@ class Student(Network):
     """The small network that learns."""
 
     new_head: StrictBool = Field(False, description="Replace the weights' last layer by a new one, for another number of classes.")
+    frozen: list[Text] = Field([], description="Module paths, such as layer1, that keep their weights and batch statistics.")
 
 
 class Teacher(Network):
@@ -124,9 +125,12 @@ class Train(Section):
     accumulation: Count = Field(1, description="Pieces that a global batch is computed in, to save memory.")
     precision: Precision = Field("auto", description="Compute precision: auto, fp32, bf16, fp16 or fp64.")
     channels_last: StrictBool = Field(True, description="Store images channels-last, which is faster on GPUs.")
+    unused: Literal["error", "freeze"] = Field("error", description="Parameters that no loss reaches: error (stop, and name them) or freeze.")
     log_every: Count = Field(20, description="Steps between two records of the loss.")
-
     log_gradients_every: Whole = Field(0, description="Steps between two records of each term's gradient norm and cosine to ce's; 0 for none.")
+    checkpoint_every_minutes: Positive | None = Field(5.0, description="Minutes between two checkpoints; null for none by time.")
+    checkpoint_every_steps: Count | None = Field(None, description="Steps between two checkpoints; null for none by steps.")
+    keep_checkpoints: Count = Field(2, description="How many of the newest checkpoints are kept, beside the best on val.")
 
     @field_validator("warmup_epochs")
     @classmethod
@@ -143,6 +147,8 @@ class Recipe(Section):
     seed: Seed = Field(0, description="Key of initial weights and of the order of samples.")
     run_name: RunName | None = Field(None, description="Name of the run's folder; null for an automatic one.")
     runs_dir: Text = Field("runs", description="Folder that run folders are written to.")
+    time_limit: Positive | None = Field(None, description="Minutes after which the command saves and stops with exit code 75; null for none.")
+    deterministic: StrictBool = Field(False, description="Only operations that give the same bits each time, which may be slower on GPUs.")
     teacher: Teacher | None = Field(None, description="The network that is learned from; null for none.")
     student: Student = Field(description="The network that learns.")
     losses: dict[Label, LossEntry] = Field(min_length=1, description="Label -> one term of the loss.")

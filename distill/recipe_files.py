@@ -198,7 +198,24 @@ def fingerprint(recipe: Recipe) -> str:
 
     The pictures themselves are left to the fingerprint of their source.
     """
-    aside = {"data": {"root", "workers"}, "train": {"log_every", "log_gradients_every"}, "teacher": {"check", "claimed_top1"}}
-    aside |= dict.fromkeys(("description", "run_name", "runs_dir", "control"), True)
-    content = recipe.model_dump(mode="json", exclude=aside)
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(recipe.model_dump(mode="json", exclude=_ASIDE), sort_keys=True).encode()).hexdigest()
+
+
+def differences(old: Recipe, new: Recipe) -> list[str]:
+    """Returns, in words, each value that decides the training's result and is not the same in both."""
+    both = [{dotted(path): value for path, value in _leaves(recipe.model_dump(mode="json", exclude=_ASIDE))} for recipe in (old, new)]
+    paths = [path for path in {**both[0], **both[1]} if both[0].get(path, _ABSENT) != both[1].get(path, _ABSENT)]
+    return [f"{path}: {_shown(both[0], path)} then, {_shown(both[1], path)} now" for path in paths]
+
+
+def _shown(values: dict[str, Any], path: str) -> str:
+    return shown_value(values[path]) if path in values else "not there"
+
+
+_ABSENT = object()
+_ASIDE: dict[str, Any] = {
+    "data": {"root", "workers"},
+    "train": {"log_every", "log_gradients_every", "checkpoint_every_minutes", "checkpoint_every_steps", "keep_checkpoints"},
+    "teacher": {"check", "claimed_top1"},
+    **dict.fromkeys(("description", "run_name", "runs_dir", "control", "time_limit", "deterministic"), True),
+}

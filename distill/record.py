@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -20,8 +21,9 @@ from distill.errors import DataError
 PACKAGES = ("distill", "torch", "torchvision", "timm", "accelerate", "numpy", "pillow")
 RECIPE_FILE, SUMMARY_FILE, STATUS_FILE, METRICS_FILE = "recipe.resolved.yaml", "summary.json", "status.json", "metrics.jsonl"
 ENVIRONMENT_FILE, WEIGHTS_FILE, PREDICTIONS_FILE = "environment.json", "student.safetensors", "predictions.npz"
+TIMING_FILE, DIVERGED_FILE, CHECKPOINTS = "timing.jsonl", "diverged.json", "checkpoints"
 
-_BEFORE_TRAINING = {".lock", RECIPE_FILE, STATUS_FILE, ENVIRONMENT_FILE}
+_OF_THE_CLOCK = ("images_per_second",)  # kept apart from the metrics, which are equal for equal runs
 
 
 class FolderInUseError(DataError):
@@ -34,11 +36,13 @@ class RunFolder:
     def __init__(self, path: Path):
         self.path = path
         self._lock = FileLock(path / ".lock")
+        self._unwritten: list[str] = []  # lines of metrics, while the disk is full
 
     def open(self) -> None:
-        """Makes the folder and takes the lock. Raises DataError if another job works in it or it can't be written."""
+        """Makes the folder and takes the lock. Raises DataError if another job works in it, it can't be written, or has symbolic links in it."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            self._refuse_links()
             self._lock.acquire(timeout=0)
         except Timeout:
             pid = read_json(self.path / STATUS_FILE).get("pid", "unknown")
@@ -56,13 +60,48 @@ class RunFolder:
         write_text(self.path / name, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
     def append(self, event: Mapping[str, Any]) -> None:
-        """Adds a line to metrics.jsonl. A value that is not finite is written as null, which JSON can say."""
+        """Adds a line to metrics.jsonl, and what the clock says to timing.jsonl. A value that is not finite is written as null, which JSON can say.
+
+        On a full disk the line is kept and written with a later one; `metrics_size` raises if that never comes to pass.
+        """
         finite = {key: None if isinstance(value, float) and not abs(value) < float("inf") else value for key, value in event.items()}
-        with (self.path / METRICS_FILE).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(finite, allow_nan=False) + "\n")
+        clock = {key: finite.pop(key) for key in _OF_THE_CLOCK if key in finite}
+        self._unwritten.append(json.dumps(finite, allow_nan=False) + "\n")
+        with contextlib.suppress(OSError):
+            self._write_lines()
+            if clock:
+                _append(self.path / TIMING_FILE, json.dumps({"step": finite.get("step"), "time": now(), **clock}) + "\n")
+
+    def metrics_size(self) -> int:
+        """Bytes of metrics.jsonl, when all of it is safely on the disk. Raises OSError if it can't be."""
+        self._write_lines()
+        path = self.path / METRICS_FILE
+        path.touch()
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+        return path.stat().st_size
+
+    def cut_metrics(self, size: int) -> None:
+        """Takes metrics.jsonl back to a size that it had before. Raises DataError if it is shorter than that now."""
+        path = self.path / METRICS_FILE
+        path.touch()
+        if path.stat().st_size < size:
+            raise DataError(f"{path} has {path.stat().st_size:,} bytes, and had {size:,} when the checkpoint was written: lines are missing in it")
+        os.truncate(path, size)
+
+    def _write_lines(self) -> None:
+        if self._unwritten:
+            _append(self.path / METRICS_FILE, "".join(self._unwritten))
+            self._unwritten = []
+
+    def _refuse_links(self) -> None:
+        """In a folder from a stranger they could make us write over files elsewhere."""
+        for path in (*self.path.iterdir(), *(self.path / CHECKPOINTS).glob("*"), *(self.path / CHECKPOINTS).glob("*/*")):
+            if path.is_symlink():
+                raise DataError(f"{path} is a symbolic link: a run reads and writes files of its own folder only; put the file there, or remove the link")
 
     def set_status(self, state: str, *, exit_code: int | None = None, reason: str | None = None) -> None:
-        """Writes status.json: running, finished, failed or interrupted; the exit code that launchers would otherwise hide."""
+        """Writes status.json: running, finished, failed, stopped (asked to) or interrupted; the exit code that launchers would otherwise hide."""
         self.write_json(STATUS_FILE, {"state": state, "exit_code": exit_code, "reason": reason, "pid": os.getpid(), "time": now()})
 
 
@@ -71,45 +110,48 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
     """Like write_text, for bytes."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(content)
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sync_folder(path: Path) -> None:
+    """Until this returns, a power cut may undo what was made, renamed or removed in the folder."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def _append(path: Path, text: str) -> None:
+    """Adds all of the text or, where the disk has no room for it, nothing."""
+    with path.open("ab") as file:
+        size = file.tell()
+        try:
+            file.write(text.encode())
+            file.flush()
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.truncate(path, size)
+            raise
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """The object in the file; empty where there is no file or not a whole one."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
         return {}
-
-
-def claim_run_folder(runs_dir: Path, base_name: str, *, is_fixed: bool) -> RunFolder:
-    """A folder for a new run, opened: `base_name`, else base_name-2, -3, ...; one in which nothing was trained yet is used again.
-
-    Raises DataError if the user fixed the name and there is a run of that name already, or if the folder can't be had.
-    """
-    folder, number = RunFolder(runs_dir / base_name), 1
-    while True:
-        if not _holds_a_run(folder.path):
-            try:
-                folder.open()
-                return folder
-            except FolderInUseError:
-                if is_fixed:
-                    raise
-        elif is_fixed:
-            raise DataError(f"{folder.path} holds a run already; set run_name=OTHER, or remove the folder")
-        number += 1
-        folder = RunFolder(runs_dir / f"{base_name}-{number}")
-
-
-def _holds_a_run(path: Path) -> bool:
-    if not path.is_dir():
-        return path.exists()
-    return any(entry.name not in _BEFORE_TRAINING for entry in path.iterdir())
+    return found if isinstance(found, dict) else {}
 
 
 def finished_runs(runs_dir: Path) -> Iterator[tuple[Path, dict[str, Any]]]:

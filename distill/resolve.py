@@ -120,5 +120,5 @@ def import_plugin(plugin: str) -> ModuleType:
         return module
     except RecipeError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script that ends with sys.exit() would end us too, as if all were well
         raise RecipeError(f"--plugin {plugin} can't be imported: {type(error).__name__}: {error}") from error

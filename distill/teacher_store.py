@@ -22,10 +22,12 @@ from distill.errors import DataError
 from distill.recipe import Recipe
 from distill.recipe_files import fingerprint, read_draft
 from distill.report.console import duration
-from distill.training_run import Job, TeacherWeights, status_of, train_run
+from distill.running import Job, status_of
+from distill.training_run import TeacherWeights, train_run
 
 _FORMAT = "1"  # part of the key: raise it when the same recipe would give another teacher
 _SHARED_DATA = ("source", "root", "image_size", "val_fraction", "view_seed", "arguments", "augment", "workers")
+_SHARED_TRAIN = ("checkpoint_every_minutes", "checkpoint_every_steps", "keep_checkpoints")
 
 
 def teacher_recipe(recipe: Recipe, job: Job) -> Recipe:
@@ -33,7 +35,9 @@ def teacher_recipe(recipe: Recipe, job: Job) -> Recipe:
     teacher = recipe.teacher
     network = teacher.model_dump(include={"model", "norm", "stem", "arguments", "features", "mean", "std"})
     data = recipe.data.model_dump(include=set(_SHARED_DATA))
-    draft = read_draft(teacher.recipe).merged({"student": network, "data": data, "runs_dir": recipe.runs_dir}, "the recipe that it teaches in")
+    shared = {"student": network, "data": data, "train": recipe.train.model_dump(include=set(_SHARED_TRAIN))}
+    shared |= {"runs_dir": recipe.runs_dir, "deterministic": recipe.deterministic}
+    draft = read_draft(teacher.recipe).merged(shared, "the recipe that it teaches in")
     draft = draft.merged(teacher.overrides, "teacher.overrides")
     return draft.finish(find_problems(draft.values, job.catalogue))
 
@@ -72,20 +76,17 @@ class TeacherStore:
         return broadcast_object_list(found)[0]
 
     def _train(self, path: Path, recipe: Recipe, source: DataSource, job: Job, costs: Mapping[str, Costs]) -> dict[str, Any]:
-        """Trains in a folder beside the final one, which is renamed when all is there, and removed when it is not."""
+        """Trains in a folder beside the final one, which is renamed when all is there. What an earlier job has left in it is gone on with: the lock
+        says that none is at work, and the folder's name that it is the same teacher."""
         unfinished = record.RunFolder(path.with_name(f"{path.name}.unfinished"))
         if job.is_main:
-            shutil.rmtree(unfinished.path, ignore_errors=True)  # left behind by a job that was killed; the lock says that none is at work
             shutil.rmtree(path, ignore_errors=True)  # without a whole summary it is no teacher
-            unfinished.path.mkdir(parents=True)
-        try:
-            with status_of(unfinished, job):
-                summary = train_run(recipe, f"teacher {recipe.student.model}", unfinished, source, job, costs=costs)
-            if job.is_main:
-                unfinished.path.rename(path)
-        finally:
-            if job.is_main:
-                shutil.rmtree(unfinished.path, ignore_errors=True)
+            unfinished.path.mkdir(parents=True, exist_ok=True)
+        with status_of(unfinished, job):
+            summary = train_run(recipe, f"teacher {recipe.student.model}", unfinished, source, job, costs=costs)
+        if job.is_main:
+            shutil.rmtree(unfinished.path / record.CHECKPOINTS, ignore_errors=True)
+            unfinished.path.rename(path)
         job.state.wait_for_everyone()
         return summary
 

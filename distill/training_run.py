@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,40 +13,27 @@ from typing import Any
 import accelerate
 import numpy as np
 import torch
-from accelerate import Accelerator, PartialState
-from rich.console import Console
+from accelerate import Accelerator
 
 import distill
 from distill import record
 from distill.build.pieces import Pieces, build_pieces, rehearse, weight_sources
 from distill.build.plan import plan_run
 from distill.build.trainer import build_trainer, evaluation_loader
+from distill.checkpoints import CheckpointFolder
 from distill.data.sources.base import DataSource
 from distill.engine.costs import Costs
 from distill.engine.evaluation import Score, score
 from distill.engine.network import Network
-from distill.engine.runtime import make_accelerator, resolve_precision
-from distill.errors import DataError, DistillError
+from distill.engine.runtime import make_accelerator, only_deterministic, resolve_precision
+from distill.errors import DataError, DivergedError
 from distill.models.weight_files import save_weights
 from distill.recipe import Recipe
 from distill.recipe_files import fingerprint, to_yaml
 from distill.report.console import RunProgress
-from distill.resolve import Catalogue
-
-_NUM_CHECKED = 1000  # validation pictures that a teacher is tried on before training
-
-
-@dataclass(frozen=True)
-class Job:
-    """What all runs of one command share."""
-
-    catalogue: Catalogue
-    state: PartialState
-    console: Console
-
-    @property
-    def is_main(self) -> bool:
-        return self.state.is_main_process
+from distill.run_state import make_saving, require_space
+from distill.running import Job
+from distill.teacher_check import check_teacher
 
 
 @dataclass(frozen=True)
@@ -88,7 +74,23 @@ def train_run(
     costs: Mapping[str, Costs],
     teacher_weights: TeacherWeights | None = None,
 ) -> dict[str, Any]:
-    """Trains and returns the run's summary, which is in its folder too. costs: of "student" and "teacher", as rehearsed."""
+    """Trains and returns the run's summary, which is in its folder too. costs: of "student" and "teacher", as rehearsed.
+
+    Goes on from the folder's newest whole checkpoint, if there is one.
+    """
+    with only_deterministic(recipe.deterministic):
+        return _train_run(recipe, name, folder, source, job, costs, teacher_weights)
+
+
+def _train_run(
+    recipe: Recipe,
+    name: str,
+    folder: record.RunFolder,
+    source: DataSource,
+    job: Job,
+    costs: Mapping[str, Costs],
+    teacher_weights: TeacherWeights | None,
+) -> dict[str, Any]:
     started, precision = time.perf_counter(), resolve_precision(recipe.train.precision, job.state.device)
     accelerator = make_accelerator(recipe.train.accumulation)
     if job.is_main:
@@ -96,19 +98,30 @@ def train_run(
         folder.write_json(record.ENVIRONMENT_FILE, record.environment(_device_name(job.state.device), precision, job.state.num_processes))
     sources = weight_sources(recipe, str(teacher_weights.path) if teacher_weights else None)
     pieces = build_pieces(recipe, job.catalogue, source, device=job.state.device, precision=precision, weights=sources)
-    rehearse(pieces, source)
+    rehearse(pieces, source, unused=recipe.train.unused)
     _say_what_was_loaded(pieces, job)
+    if job.is_main:
+        require_space(recipe, pieces, folder)
     if pieces.teacher is not None:
         check_teacher(recipe, source, pieces, accelerator, job, claimed=teacher_weights.val_top1 if teacher_weights else None)
     scored = _train(recipe, name, folder, source, job, pieces, accelerator, precision)
-    scores = {part: _score_part(recipe, source, part, scored, pieces, accelerator) for part in ("val", "test")}
+    with job.stopper.deferred():  # all that was trained is in a checkpoint
+        scores = {part: _score_part(recipe, source, part, scored, pieces, accelerator, job) for part in ("val", "test")}
     summary = _summarise(recipe, name, source, job, scores, costs, time.perf_counter() - started)
     if job.is_main:
+        _write_results(folder, recipe, scored, scores, summary)
+    job.state.wait_for_everyone()
+    return summary
+
+
+def _write_results(folder: record.RunFolder, recipe: Recipe, scored: Network, scores: Mapping[str, Mapping[str, Score]], summary: Any) -> None:
+    try:
+        folder.metrics_size()
         save_weights(scored.model.state_dict(), folder.path / record.WEIGHTS_FILE, {"format": "pt", "model": recipe.student.model})
         _save_predictions(folder, scores)
         folder.write_json(record.SUMMARY_FILE, summary)
-    job.state.wait_for_everyone()
-    return summary
+    except OSError as error:
+        raise DataError(f"the results can't be written to {folder.path}: {error.strerror}; make room and add --resume: nothing is trained again") from error
 
 
 def _train(
@@ -123,9 +136,23 @@ def _train(
                 folder.append(event)
                 progress(event)
 
-        trainer, scored = build_trainer(recipe, source, pieces, accelerator, precision=precision, log=log)
-        trainer.train()
+        saving = make_saving(recipe, folder, source, pieces, job, precision)
+        trainer, scored = build_trainer(recipe, source, pieces, accelerator, precision=precision, log=log, saving=saving, stopper=job.stopper)
+        try:
+            trainer.train()
+        except DivergedError as error:
+            raise _recorded(error, folder, job) from error
     return scored
+
+
+def _recorded(error: DivergedError, folder: record.RunFolder, job: Job) -> DivergedError:
+    """Notes what is needed to run that batch again, and says how."""
+    where = {"step": error.step, "sample_ids": error.sample_ids, "terms": error.terms}
+    if job.is_main:
+        folder.write_json(record.DIVERGED_FILE, where)
+    found, _ = CheckpointFolder(folder.path / record.CHECKPOINTS).newest()
+    good = f"the last good checkpoint is {found.path}" if found else "there was no checkpoint before it"
+    return DivergedError(f"{error}\n{good}; distill doctor --replay {folder.path} runs that batch again", **where)
 
 
 def _say_what_was_loaded(pieces: Pieces, job: Job) -> None:
@@ -134,41 +161,13 @@ def _say_what_was_loaded(pieces: Pieces, job: Job) -> None:
         job.console.print(f"{role}: weights from {report.source}{head}")
 
 
-def check_teacher(recipe: Recipe, source: DataSource, pieces: Pieces, accelerator: Accelerator, job: Job, *, claimed: float | None) -> None:
-    """Tries the teacher on validation pictures. Raises DataError if it is near chance or falls short of what was claimed for it."""
-    if recipe.teacher.num_classes not in (None, len(source.class_names)):
-        job.console.print(f"teacher: it knows {recipe.teacher.num_classes} classes, not these {len(source.class_names)}: only its features are used")
-        return
-    positions = np.linspace(0, len(source.val) - 1, min(_NUM_CHECKED, len(source.val))).astype(int)
-    part = source.val.subset(positions)
-    result = score({"teacher": pieces.teacher.network}, evaluation_loader(recipe, source, part, accelerator), accelerator)["teacher"]
-    claimed, top1, chance = recipe.teacher.claimed_top1 or claimed, result.top1, 1 / len(source.class_names)
-    job.console.print(f"teacher: {top1:.1%} on {len(part):,} validation pictures" + (f" (claimed: {claimed:.1%})" if claimed else ""))
-    if recipe.teacher.weights == "random":
-        job.console.print("teacher: its weights are random, as the recipe says: this is good for tests only", style="yellow")
-    elif recipe.teacher.check:
-        _judge_teacher(recipe, top1, chance, claimed, len(part))
-
-
-def _judge_teacher(recipe: Recipe, top1: float, chance: float, claimed: float | None, num: int) -> None:
-    who, way_out = f"the teacher {recipe.teacher.model}", "set teacher.check=false to use it all the same"
-    if top1 < min(3 * chance, chance + 0.25 * (1 - chance)):
-        raise DataError(
-            f"{who} is right on {top1:.1%} of the validation pictures, near chance ({chance:.1%}): it has nothing to teach. Are these its "
-            f"classes, in the order of its training, and is its normalisation (teacher.mean, teacher.std) right? If not, {way_out}"
-        )
-    if claimed is not None and top1 < claimed - max(0.02, 3 * (claimed * (1 - claimed) / num) ** 0.5):
-        raise DataError(
-            f"{who} is right on {top1:.1%} of {num:,} validation pictures, but {claimed:.1%} was claimed for it. Are the data, the size and "
-            f"the normalisation (teacher.mean, teacher.std) those that it was scored with? If so, {way_out}"
-        )
-
-
-def _score_part(recipe: Recipe, source: DataSource, part: str, student: Network, pieces: Pieces, accelerator: Accelerator) -> dict[str, Score]:
+def _score_part(
+    recipe: Recipe, source: DataSource, part: str, student: Network, pieces: Pieces, accelerator: Accelerator, job: Job
+) -> dict[str, Score]:
     """Student and teacher in one pass, so that the pictures are read once."""
     has_scores = pieces.teacher is not None and recipe.teacher.num_classes in (None, len(source.class_names))
     networks = {"student": student} | ({"teacher": pieces.teacher.network} if has_scores else {})
-    return score(networks, evaluation_loader(recipe, source, getattr(source, part), accelerator), accelerator)
+    return score(networks, evaluation_loader(recipe, source, getattr(source, part), accelerator), accelerator, job.stopper.check)
 
 
 def _summarise(
@@ -214,22 +213,3 @@ def _save_predictions(folder: record.RunFolder, scores: Mapping[str, Mapping[str
 
 def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-@contextlib.contextmanager
-def status_of(folder: record.RunFolder, job: Job) -> Iterator[None]:
-    """Keeps status.json true while a run goes on. Any process that fails writes it, because the first may not live to."""
-    if job.is_main:
-        folder.set_status("running")
-    try:
-        yield
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            if isinstance(error, KeyboardInterrupt):
-                folder.set_status("interrupted", exit_code=130, reason="interrupted by the user")
-            else:
-                code = error.exit_code if isinstance(error, DistillError) else 1
-                folder.set_status("failed", exit_code=code, reason=f"{error}" or type(error).__name__)
-        raise
-    if job.is_main:
-        folder.set_status("finished", exit_code=0)

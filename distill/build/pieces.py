@@ -53,6 +53,7 @@ def build_pieces(
         teacher_network, reports["teacher"] = _network("teacher", recipe.teacher, recipe, source, losses, device, precision, weights.get("teacher"))
     teacher_info = None if teacher_network is None else _info(teacher_network, recipe.teacher, source)
     set_up(losses, _info(student, recipe.student, source), teacher_info, source, recipe.seed)
+    student.freeze(recipe.student.frozen)
     distiller = make_distiller(recipe, student, losses, plan_run(recipe, source, world_size=1))
     distiller.to(device, DTYPES[precision] if precision == "fp64" else None)
     teacher = Teacher(teacher_network) if teacher_network is not None else None
@@ -128,11 +129,11 @@ def _random_pictures(image_size: int, device: torch.device) -> Tensor:
     return torch.randint(0, 256, (2, 3, image_size, image_size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)).to(device)
 
 
-def rehearse(pieces: Pieces, source: DataSource, *, soft_labels: bool = False) -> None:
-    """One step on two pictures, in eval mode so that no statistic moves: finds before training what would fail in it.
+def rehearse(pieces: Pieces, source: DataSource, *, soft_labels: bool = False, unused: str = "error") -> list[str]:
+    """One step on two pictures, in eval mode so that no statistic moves: finds before training what would fail in it. Returns what to tell the person.
 
-    soft_labels: whether training will mix pictures. Raises RecipeError if a parameter gets no gradient (it would keep its initial value, and stop
-    several processes), if a loss is not a finite scalar, or if it can't take the labels.
+    soft_labels: whether training will mix pictures. unused: "error" or "freeze", for parameters that get no gradient. Raises RecipeError for those, if
+    a loss is not a finite scalar, or if it can't take the labels.
     """
     device = pieces.distiller.student.mean.device
     pixels = _random_pictures(source.image_size, device)
@@ -148,16 +149,24 @@ def rehearse(pieces: Pieces, source: DataSource, *, soft_labels: bool = False) -
     if not output.loss.requires_grad:
         raise RecipeError("no loss depends on the student: its output is detached, or every weight is 0")
     output.loss.backward()
-    _require_gradients(pieces.distiller)
+    idle = {name: parameter for name, parameter in pieces.distiller.named_parameters() if parameter.requires_grad and parameter.grad is None}
     pieces.distiller.zero_grad(set_to_none=True)
     pieces.distiller.train()
+    return _frozen(idle, unused) if idle else []
 
 
-def _require_gradients(distiller: nn.Module) -> None:
-    names = [name for name, parameter in distiller.named_parameters() if parameter.requires_grad and parameter.grad is None]
-    if names:
-        some = ", ".join(name.replace("student.model.", "student.") for name in names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
-        raise RecipeError(f"no loss reaches these parameters, they would never learn: {some}; add a loss that uses them, such as ce: {{weight: 1.0}}")
+def _frozen(idle: Mapping[str, nn.Parameter], unused: str) -> list[str]:
+    """Freezes what no loss reaches, or raises RecipeError that names it: it would keep its initial value, and several processes wait for its gradient."""
+    names = [name.replace("student.model.", "student.") for name in idle]
+    some = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+    if unused == "error":
+        raise RecipeError(
+            f"no loss reaches these parameters, they would never learn: {some}; add a loss that uses them, such as ce: {{weight: 1.0}}, or set "
+            "train.unused=freeze to leave them as they are"
+        )
+    for parameter in idle.values():
+        parameter.requires_grad_(False)
+    return [f"no loss reaches {some}: frozen, as train.unused=freeze says; {'it keeps its' if len(names) == 1 else 'they keep their'} initial values"]
 
 
 def weight_sources(recipe: Recipe, trained_teacher: str | None) -> dict[str, str]:

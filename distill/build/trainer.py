@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
 from accelerate import Accelerator
@@ -17,7 +17,9 @@ from distill.engine.evaluation import score
 from distill.engine.network import Network
 from distill.engine.optim import make_optimizer, make_schedule
 from distill.engine.runtime import cores_per_process
-from distill.engine.trainer import Log, Trainer
+from distill.engine.saving import Saving
+from distill.engine.stopping import Stopper
+from distill.engine.trainer import Evaluate, Log, Trainer
 from distill.recipe import Recipe
 
 
@@ -35,9 +37,18 @@ def evaluation_loader(recipe: Recipe, source: DataSource, part: Part, accelerato
 
 
 def build_trainer(
-    recipe: Recipe, source: DataSource, pieces: Pieces, accelerator: Accelerator, *, precision: str, log: Log
+    recipe: Recipe,
+    source: DataSource,
+    pieces: Pieces,
+    accelerator: Accelerator,
+    *,
+    precision: str,
+    log: Log,
+    saving: Saving | None = None,
+    stopper: Stopper | None = None,
 ) -> tuple[Trainer, Network]:
-    """(the trainer, the network that is scored and kept: the student, or its moving average where the recipe has one)."""
+    """(the trainer, at the checkpoint that saving starts from if there is one; the network that is scored and kept: the student, or its moving
+    average where the recipe has one)."""
     train, plan = recipe.train, plan_run(recipe, source, accelerator.num_processes)
     student, averaged = pieces.distiller.student, None
     scored = student
@@ -75,7 +86,12 @@ def build_trainer(
         clip_norm=train.clip_norm,
         averaged=averaged,
         scaler=torch.amp.GradScaler(accelerator.device.type, enabled=precision == "fp16"),
+        seed=recipe.seed,
+        saving=saving,
+        stopper=stopper,
     )
+    if saving is not None and saving.start is not None:
+        trainer.restore()
     return trainer, scored
 
 
@@ -100,9 +116,9 @@ def _training_loader(recipe: Recipe, source: DataSource, accelerator: Accelerato
     )
 
 
-def _evaluation(network: Network, loader: EvaluationLoader, accelerator: Accelerator) -> Callable[[], Mapping[str, float]]:
-    def evaluate() -> dict[str, float]:
-        result = score({"student": network}, loader, accelerator)["student"]
+def _evaluation(network: Network, loader: EvaluationLoader, accelerator: Accelerator) -> Evaluate:
+    def evaluate(check: Callable[[], None]) -> dict[str, float]:
+        result = score({"student": network}, loader, accelerator, check)["student"]
         return {"val_top1": result.top1, "val_nll": result.nll}
 
     return evaluate

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import numpy as np
@@ -34,6 +35,11 @@ class TrainingLoader:
     def steps_per_epoch(self) -> int:
         return self.sampler.steps_per_epoch
 
+    def sample_ids(self, step: int) -> list[int]:
+        """The ids of a step's pictures, over all processes; steps are counted from the first of the run."""
+        epoch, number = divmod(step, self.steps_per_epoch)
+        return self.part.sample_ids[self.sampler.global_batch(epoch, number)].tolist()
+
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """This process's micro-batches of an epoch. Raises DataError naming the file if a picture can't be read."""
         view, micro_batches = epoch % self.num_views, self.sampler.micro_batches(epoch, first_step)
@@ -54,6 +60,7 @@ class EvaluationLoader:
     def __init__(self, part: Part, size: int, *, batch_size: int, device: torch.device, rank: int = 0, world_size: int = 1, workers: int = 0):
         self.part, self.size, self.batch_size, self.device, self.workers = part, size, batch_size, device, workers
         self._positions = np.arange(len(part))[rank::world_size]
+        self.num_rounds = -(-len(part) // (world_size * batch_size))  # batches of the process that has most of them
 
     def __iter__(self) -> Iterator[tuple[Tensor, Batch]]:
         """(positions [n] int64 in the part, batch) pairs. Raises DataError naming the file if a picture can't be read."""
@@ -126,16 +133,33 @@ class _Decoding:
             persistent_workers=workers > 0,
             pin_memory=device.type == "cuda",
             prefetch_factor=4 if workers else None,
+            worker_init_fn=_leave_signals_to_the_trainer,
             generator=torch.Generator(),  # else each epoch takes a number from the global one, and resuming within an epoch takes one more
         )
 
     def run(self, micro_batches: Iterator[np.ndarray], view: int) -> Iterator[tuple[np.ndarray, Tensor]]:
         """(positions, pictures [n, 3, size, size] uint8 on the device) of each micro-batch."""
         self._batches.next = ([(int(position), view) for position in positions] for positions in micro_batches)
-        for positions, pictures in self._loader:
+        for positions, pictures in self._loaded():
             if isinstance(pictures, str):
                 raise DataError(pictures)
             yield positions.numpy(), pictures.to(self._device, non_blocking=True)
+
+    def _loaded(self) -> Iterator[tuple[Tensor, Tensor | str]]:
+        try:
+            yield from self._loader
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise DataError(
+                f"a process that reads pictures has died: {error}; the machine may have run out of memory: try data.workers=1, or 0 for none"
+            ) from error
+
+
+def _leave_signals_to_the_trainer(worker: int) -> None:
+    """A Ctrl-C or a cluster's SIGTERM goes to every process. Workers end with the trainer, which still needs them for its last step."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _collate(samples: list[tuple[int, Tensor | str]]) -> tuple[Tensor, Tensor | str]:

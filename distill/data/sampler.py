@@ -31,9 +31,15 @@ class StepSampler:
         self.rank, self.world_size, self.accumulation = rank, world_size, accumulation
         self.steps_per_epoch = num_samples // global_batch_size
 
+    def global_batch(self, epoch: int, step: int) -> np.ndarray:
+        """Positions [global_batch_size] int64 of a step of an epoch, over all processes."""
+        return self._batch(permutation(self.seed, epoch, self.num_samples), step)
+
     def micro_batches(self, epoch: int, first_step: int = 0) -> Iterator[np.ndarray]:
         """Positions [global_batch_size / world_size / accumulation] int64 of each micro-batch, `accumulation` of them a step."""
         order = permutation(self.seed, epoch, self.num_samples)
         for step in range(first_step, self.steps_per_epoch):
-            batch = order[step * self.global_batch_size : (step + 1) * self.global_batch_size]
-            yield from np.split(batch[self.rank :: self.world_size], self.accumulation)
+            yield from np.split(self._batch(order, step)[self.rank :: self.world_size], self.accumulation)
+
+    def _batch(self, order: np.ndarray, step: int) -> np.ndarray:
+        return order[step * self.global_batch_size : (step + 1) * self.global_batch_size]

@@ -37,10 +37,15 @@ class Score:
 
 
 @torch.no_grad()
-def score(networks: Mapping[str, Callable[[Tensor], Outputs]], loader: EvaluationLoader, accelerator: Accelerator) -> dict[str, Score]:
+def score(
+    networks: Mapping[str, Callable[[Tensor], Outputs]],
+    loader: EvaluationLoader,
+    accelerator: Accelerator,
+    check: Callable[[], None] = lambda: None,
+) -> dict[str, Score]:
     """Scores every network in one pass over the loader, on all processes together; the networks are in eval mode while it lasts.
 
-    Each process fills in the rows that it saw and leaves the others 0; the sum over processes is then exact for any number of samples.
+    check: called once a batch, equally often in all processes; what it raises ends the scoring. Each process fills in the rows that it saw and leaves the others 0; the sum over processes is then exact for any number of samples.
     """
     num_samples, modules = len(loader.part), [network for network in networks.values() if isinstance(network, torch.nn.Module)]
     modes = [module.training for module in modules]
@@ -49,7 +54,12 @@ def score(networks: Mapping[str, Callable[[Tensor], Outputs]], loader: Evaluatio
     labels = torch.zeros(num_samples, dtype=torch.int64, device=accelerator.device)
     predictions = {name: torch.zeros_like(labels) for name in networks}
     likelihoods = {name: torch.zeros(num_samples, device=accelerator.device) for name in networks}
-    for positions, batch in loader:
+    batches = iter(loader)
+    for _ in range(loader.num_rounds):
+        check()
+        if (found := next(batches, None)) is None:  # another process has one batch more
+            continue
+        positions, batch = found
         labels[positions] = batch.labels
         for name, network in networks.items():
             logits = network(batch.images).logits.float()

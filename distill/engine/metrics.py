@@ -1,36 +1,64 @@
-"""Running means of a training epoch, kept on the device and read back only when somebody wants to see them."""
+"""What every step gave, kept on the device and read back only when somebody wants to see it."""
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 
 from distill.structures import StepOutput
 
 
-class RunningMeans:
-    """Means of the loss, each of its terms, and the training accuracy since the last read."""
+class StepLog:
+    """The loss, its terms and the training accuracy of every micro-batch, and the gradient's norm of every step, since the last read."""
 
     def __init__(self, labels: list[str]):
         """labels: the names of the loss's terms."""
-        self._names = ["loss", *labels]
-        self._sums: Tensor | None = None  # [number of names + 1] on the device
-        self._num_batches = self._num_samples = 0
+        self.names = ["loss", *labels, "top1"]
+        self._rows: list[Tensor] = []  # [number of names] each
+        self._norms: list[Tensor] = []  # [] each
 
     @torch.no_grad()
-    def update(self, output: StepOutput, labels: Tensor) -> None:
-        """Adds one micro-batch without waiting for the device. Of mixed pictures the class with the largest share counts."""
+    def add(self, output: StepOutput, labels: Tensor) -> None:
+        """Notes one micro-batch without waiting for the device. Of mixed pictures the class with the largest share counts."""
         classes = labels if labels.ndim == 1 else labels.argmax(dim=1)
-        correct = (output.logits.argmax(dim=1) == classes).sum()
-        values = torch.stack([output.loss.detach(), *output.terms.values(), correct.to(output.loss.dtype)])
-        self._sums = values if self._sums is None else self._sums.add_(values)
-        self._num_batches += 1
-        self._num_samples += len(labels)
+        top1 = (output.logits.argmax(dim=1) == classes).to(output.loss.dtype).mean()
+        self._rows.append(torch.stack([output.loss.detach(), *output.terms.values(), top1]))
 
-    def read(self) -> dict[str, float]:
-        """The means by name, and "top1"; waits for the device and starts anew."""
-        *sums, correct = self._sums.tolist()
-        means = {name: value / self._num_batches for name, value in zip(self._names, sums, strict=True)}
-        means["top1"] = correct / self._num_samples
-        self._sums, self._num_batches, self._num_samples = None, 0, 0
-        return means
+    def add_norm(self, norm: Tensor) -> None:
+        """Notes the norm [] of a step's gradient."""
+        self._norms.append(norm.detach())
+
+    @torch.no_grad()
+    def rows(self, accelerator: Accelerator) -> Tensor:
+        """[processes, micro-batches, names] float64, all that was noted, in all processes; waits for the device."""
+        rows = torch.stack(self._rows) if self._rows else torch.zeros(0, len(self.names), device=accelerator.device)
+        return accelerator.gather(rows[None]).cpu().double()
+
+    def norms(self) -> list[float]:
+        """The noted norms, the same in all processes; waits for the device."""
+        return torch.stack(self._norms).tolist() if self._norms else []
+
+    def clear(self) -> None:
+        self._rows, self._norms = [], []
+
+    def means(self, rows: Tensor) -> dict[str, float]:
+        """The mean by name over processes and micro-batches, and "gradient_norm" where norms were noted."""
+        norms = self.norms()
+        return dict(zip(self.names, rows.mean(dim=(0, 1)).tolist(), strict=True)) | ({"gradient_norm": math.fsum(norms) / len(norms)} if norms else {})
+
+    def state(self, rows: Tensor) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        dtypes = {str(values[0].dtype).removeprefix("torch.") for values in (self._rows, self._norms) if values}
+        return {"rows": rows.tolist(), "norms": self.norms(), "dtype": dtypes.pop() if dtypes else "float32"}
+
+    def restore(self, state: dict[str, Any], accelerator: Accelerator) -> None:
+        """Each process gets its own rows again; where there were more or fewer processes, the mean of all, which gives the same means."""
+        dtype = {"float32": torch.float32, "float64": torch.float64}[state["dtype"]]
+        rows = torch.tensor(state["rows"], dtype=torch.float64).reshape(len(state["rows"]), -1, len(self.names))
+        mine = rows[accelerator.process_index] if len(rows) == accelerator.num_processes else rows.mean(dim=0)
+        self._rows = list(mine.to(accelerator.device, dtype))
+        self._norms = list(torch.tensor(state["norms"], dtype=dtype, device=accelerator.device))

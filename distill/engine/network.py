@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from distill.errors import RecipeError
 from distill.models.hooks import FeatureHooks
 from distill.models.zoo import head_path
 from distill.structures import Head, Outputs
@@ -38,6 +39,24 @@ class Network(nn.Module):
         self.register_buffer("scale", 1 / (255 * torch.tensor(std).view(1, 3, 1, 1)), persistent=False)
         self.hooks = FeatureHooks(model, layers, aliases or {})
         self._head_path = head_path(model)
+        self._frozen: list[nn.Module] = []
+
+    def freeze(self, paths: Sequence[str]) -> None:
+        """Parts of the model that training leaves as they are: no gradient, and batch statistics that don't move. Raises RecipeError for an unknown one."""
+        for path in paths:
+            try:
+                part = self.model.get_submodule(path)
+            except AttributeError:
+                known = ", ".join(name for name, _ in self.model.named_children())
+                raise RecipeError(f"student.frozen: the model has no part {path!r}; it has {known}, and what is inside of them") from None
+            part.requires_grad_(False)
+            self._frozen.append(part)
+
+    def train(self, mode: bool = True) -> Network:
+        super().train(mode)
+        for part in self._frozen:
+            part.eval()
+        return self
 
     def like(self, model: nn.Module) -> Network:
         """Another model of the same kind, such as a moving average, seen through the same normalisation; without hooks."""

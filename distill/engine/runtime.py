@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
 import platform
+from collections.abc import Iterator
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -45,6 +48,38 @@ def _has_fast_bf16(device: torch.device) -> bool:
         capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}  # newer than torch 2.10
         return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
     return False
+
+
+@contextlib.contextmanager
+def only_deterministic(is_asked: bool) -> Iterator[None]:
+    """Inside, torch refuses operations that may give other bits the next time, and names them. Raises RecipeError if one is used."""
+    if not is_asked:
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it; read when the first product is computed
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    except RuntimeError as error:
+        if "deterministic" not in str(error):
+            raise
+        reason = str(error).splitlines()[0]
+        raise RecipeError(f"deterministic: true can't be kept: {reason}; remove the loss or layer that uses it, or set deterministic=false") from error
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        torch.backends.cudnn.benchmark = before[1]
+
+
+def seed_step(device: torch.device, *key: int) -> None:
+    """Seeds what draws from torch's global generators, such as dropout, by seed, step, part and process: then a resumed run draws the same."""
+    number = int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:8], "little") >> 1
+    torch.default_generator.manual_seed(number)  # by itself 1 us; torch.manual_seed looks for every kind of device, and takes 90
+    if device.type == "cuda":
+        torch.cuda.default_generators[device.index or 0].manual_seed(number)
+    elif device.type == "mps":
+        torch.mps.manual_seed(number)
 
 
 def processes() -> PartialState:

@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from timm.utils import distribute_bn
+from torch import Tensor
+from torch.nn.utils import get_total_norm
 from torch.optim.swa_utils import AveragedModel
 
 from distill.data.loader import TrainingLoader
 from distill.engine.distiller import Distiller
+from distill.engine.divergence import stop_if_not_finite
 from distill.engine.gradients import Gradients, auto_weights, measure_gradients
-from distill.engine.metrics import RunningMeans
+from distill.engine.metrics import StepLog
 from distill.engine.optim import Schedule, set_learning_rate
+from distill.engine.runtime import seed_step
+from distill.engine.saving import Saving
+from distill.engine.snapshot import Trained
+from distill.engine.stopping import Stopper, stopped
 from distill.engine.teacher import Teacher
-from distill.errors import DivergedError
-from distill.structures import Batch, Outputs, StepOutput
+from distill.errors import StoppedError
+from distill.structures import Batch, Outputs
 
 Log = Callable[[Mapping[str, Any]], None]
+Evaluate = Callable[[Callable[[], None]], Mapping[str, float]]
 
 
 class Trainer:
-    """Trains a Distiller for a number of steps, on any number of processes."""
+    """Trains a Distiller for a number of steps, on any number of processes, from the beginning or from a checkpoint."""
 
     def __init__(
         self,
@@ -36,107 +44,160 @@ class Trainer:
         loader: TrainingLoader,
         schedule: Schedule,
         num_steps: int,
-        evaluate: Callable[[], Mapping[str, float]],
+        evaluate: Evaluate,
         log: Log,
         log_every: int = 20,
         log_gradients_every: int = 0,
         clip_norm: float | None = None,
         averaged: AveragedModel | None = None,
         scaler: torch.amp.GradScaler | None = None,
+        seed: int = 0,
+        saving: Saving | None = None,
+        stopper: Stopper | None = None,
     ):
-        """evaluate is called after every epoch, on all processes; log receives "train", "epoch", "gradients" and "weights" events, on all processes
-        too. log_gradients_every: steps between two "gradients" events; 0 for none."""
+        """optimizer: in the fused form, which can be told on the device to leave out a step. evaluate is called after every epoch, on all processes,
+        with a function that it calls now and then, on all processes alike; it gives at least "val_top1". log receives "train", "epoch", "gradients"
+        and "weights" events, on all processes too. log_gradients_every: steps between two "gradients" events; 0 for none."""
         self.accelerator, self.teacher, self.loader, self.schedule = accelerator, teacher, loader, schedule
         self.num_steps, self.log_every, self.log_gradients_every, self.clip_norm = num_steps, log_every, log_gradients_every, clip_norm
-        self.evaluate, self.log, self.averaged = evaluate, log, averaged
+        self.evaluate, self.log, self.averaged, self.seed = evaluate, log, averaged, seed
         self.scaler = scaler or torch.amp.GradScaler(accelerator.device.type, enabled=False)
-        self.labels = list(distiller.losses)
+        self.saving, self.stopper = saving or Saving(), stopper or Stopper()
+        self.trained = Trained(distiller, optimizer, averaged, self.scaler, accelerator)
+        self.parameters = [parameter for parameter in distiller.parameters() if parameter.requires_grad]
         self.distiller, self.optimizer = accelerator.prepare(distiller, optimizer)
-        self.step, self._begun = 0, -1
+        self.step = self.epoch = 0  # steps done, epochs done and evaluated
+        self.best = -math.inf  # the highest val_top1 so far
+        self.recent, self._begun = StepLog(list(distiller.losses)), -1
 
-    def train(self) -> None:
-        """Raises DivergedError when the loss is not finite, before it can reach the weights where the device can be asked at no cost."""
-        self._means, self._since = RunningMeans(self.labels), time.perf_counter()
-        epoch = 0
-        while self.step < self.num_steps:
-            self.distiller.train()
-            for batch in self.loader.epoch(epoch):
-                teacher = self.teacher(batch) if self.teacher else None
-                self._begin_step(epoch, batch, teacher)
-                with self.accelerator.accumulate(self.distiller):
-                    output = self.distiller(batch, teacher)
-                    self._stop_if_diverged(output)
-                    self.accelerator.backward(self.scaler.scale(output.loss))
-                    self._means.update(output, batch.labels)
-                    if self.accelerator.sync_gradients:
-                        self._update(epoch)
-                if self.step == self.num_steps:
-                    break
-            self._end_epoch(epoch)
-            epoch += 1
+    def restore(self) -> None:
+        """Goes on from the checkpoint that `saving` names."""
+        checkpoint = self.saving.start
+        self.trained.restore(checkpoint.path)
+        self.step, self.epoch = checkpoint.step, checkpoint.epoch
+        self.best = -math.inf if checkpoint.state["best"] is None else checkpoint.state["best"]
+        self.recent.restore(checkpoint.state["recent"], self.accelerator)
 
-    def _begin_step(self, epoch: int, batch: Batch, teacher: Outputs | None) -> None:
+    def train(self, until: int | None = None) -> None:
+        """until: the number of steps after which to return, before anything else happens; None for all, with every evaluation. Raises DivergedError when a loss or a gradient was not finite, which never reaches the weights; StoppedError, after saving, when asked to."""
+        self._since, self._steps_since, self._saved_at = time.perf_counter(), 0, time.perf_counter()
+        device = self.accelerator.device
+        with self.stopper.deferred(), torch.random.fork_rng([device] if device.type == "cuda" else []):
+            while self.epoch * self.loader.steps_per_epoch < self.num_steps:
+                self._train_epoch(self.num_steps if until is None else until)
+                if self.step == until:
+                    return
+                self._end_epoch()
+
+    def _train_epoch(self, last: int) -> None:
+        """What is left of the epoch's steps; nothing, where only its evaluation is missing."""
+        self.distiller.train()
+        first = self.step - self.epoch * self.loader.steps_per_epoch
+        if self.step == last or first == self.loader.steps_per_epoch:
+            return
+        for number, batch in enumerate(self.loader.epoch(self.epoch, first)):
+            seed_step(self.accelerator.device, self.seed, self.step, number % self.loader.sampler.accumulation, self.accelerator.process_index)
+            teacher = self.teacher(batch) if self.teacher else None
+            self._begin_step(batch, teacher)
+            with self.accelerator.accumulate(self.distiller):
+                output = self.distiller(batch, teacher)
+                self.accelerator.backward(self.scaler.scale(output.loss))
+                self.recent.add(output, batch.labels)
+                if self.accelerator.sync_gradients:
+                    self._update()
+                    self._save_or_stop()
+            if self.step == last:
+                break
+
+    def _begin_step(self, batch: Batch, teacher: Outputs | None) -> None:
         """Schedules, and what is measured on the first part of some steps' batches."""
         if self.step == self._begun:
             return
-        self._begun, distiller = self.step, self.accelerator.unwrap_model(self.distiller)
+        self._begun, distiller = self.step, self.trained.distiller
         distiller.set_step(self.step)
         if self.step == 0 and distiller.auto and not distiller.is_balanced:
             weights = auto_weights(distiller.auto, self._gradients(batch, teacher))
             distiller.balance(weights)
-            self.log({"event": "weights", "epoch": epoch + 1, "step": 0, **weights})
+            self.log({"event": "weights", "epoch": self.epoch + 1, "step": 0, **weights})
         if self.log_gradients_every and self.step % self.log_gradients_every == 0:
             measured = self._gradients(batch, teacher)
             terms = {label: gradient._asdict() for label, gradient in measured.terms.items()}
-            event = {"event": "gradients", "epoch": epoch + 1, "step": self.step, "cross_entropy_norm": measured.cross_entropy_norm, "terms": terms}
-            self.log(event)
+            position = {"event": "gradients", "epoch": self.epoch + 1, "step": self.step}
+            self.log({**position, "cross_entropy_norm": measured.cross_entropy_norm, "terms": terms})
 
     def _gradients(self, batch: Batch, teacher: Outputs | None) -> Gradients:
-        return measure_gradients(self.accelerator.unwrap_model(self.distiller), batch, teacher, self.accelerator, self.scaler.get_scale())
+        return measure_gradients(self.trained.distiller, batch, teacher, self.accelerator, self.scaler.get_scale())
 
-    def _update(self, epoch: int) -> None:
+    def _update(self) -> None:
         """One step of the optimizer, and a report every few of them."""
         rate = self.schedule(self.step)
         set_learning_rate(self.optimizer, rate)
-        if self.clip_norm is not None:
-            self.scaler.unscale_(self.optimizer)
-            self.accelerator.clip_grad_norm_(self.distiller.parameters(), self.clip_norm)
+        self._guard()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         if self.averaged is not None:
-            self.averaged.update_parameters(self.accelerator.unwrap_model(self.distiller).student.model)
-        self.step += 1
+            self.averaged.update_parameters(self.trained.distiller.student.model)
+        self.step, self._steps_since = self.step + 1, self._steps_since + 1
         if self.step % self.log_every == 0 or self.step == self.num_steps:
-            self._report(epoch, rate)
+            self._report(rate)
 
-    def _report(self, epoch: int, rate: float) -> None:
-        means, seconds = self._means.read(), time.perf_counter() - self._since
-        self._raise_if_not_finite(means)
-        steps = self.step % self.log_every or self.log_every
-        speed = steps * self.loader.sampler.global_batch_size / seconds
-        self.log({"event": "train", "epoch": epoch + 1, "step": self.step, "lr": rate, **means, "images_per_second": round(speed, 1)})
-        self._since = time.perf_counter()
+    def _guard(self) -> None:
+        """Clips the gradient; has the optimizer leave out the step, on the device, if it is not finite. An fp16 scaler does that by itself."""
+        norm = None
+        if self.clip_norm is not None:
+            self.scaler.unscale_(self.optimizer)
+            norm = self.accelerator.clip_grad_norm_(self.parameters, self.clip_norm)
+        if not self.scaler.is_enabled():
+            norm = get_total_norm([parameter.grad for parameter in self.parameters if parameter.grad is not None]) if norm is None else norm
+            self.trained.optimizer.found_inf = (~norm.isfinite()).to(torch.float32)
+            self.recent.add_norm(norm)
 
-    def _end_epoch(self, epoch: int) -> None:
-        if self.accelerator.num_processes > 1:  # each process has gathered BatchNorm statistics of its own pictures
-            distribute_bn(self.distiller, self.accelerator.num_processes, reduce=True)
-            if self.averaged is not None:
-                distribute_bn(self.averaged, self.accelerator.num_processes, reduce=True)
+    def _report(self, rate: float) -> None:
+        rows, seconds = self._finite_rows(), time.perf_counter() - self._since
+        speed = self._steps_since * self.loader.sampler.global_batch_size / seconds
+        means = self.recent.means(rows)
+        self.log({"event": "train", "epoch": self.epoch + 1, "step": self.step, "lr": rate, **means, "images_per_second": round(speed, 1)})
+        self.recent.clear()
+        self._since, self._steps_since = time.perf_counter(), 0
+
+    def _finite_rows(self) -> Tensor:
+        """What was noted since the last report; raises DivergedError in all processes alike if any of it is not finite."""
+        rows = self.recent.rows(self.accelerator)
+        stop_if_not_finite(self.recent, rows, self.loader, self.step, self.schedule)
+        return rows
+
+    def _save_or_stop(self) -> None:
+        interval = 60 * (self.saving.every_minutes or math.inf)
+        answer = self.stopper.poll(lambda: time.perf_counter() - self._saved_at > interval)
+        if answer.saves or answer.reason or (self.saving.every_steps and self.step % self.saving.every_steps == 0):
+            self._save()
+        if answer.reason:
+            self._leave(stopped(answer.reason))
+
+    def _leave(self, error: StoppedError) -> None:
+        self.accelerator.wait_for_everyone()  # or a launcher would end the first process, which is still writing, because the others are gone
+        raise error
+
+    def _save(self, *, is_best: bool = False) -> None:
+        """A checkpoint of this moment; in which nothing is that came after a value that was not finite."""
+        state = {"best": self.best if math.isfinite(self.best) else None, "recent": self.recent.state(self._finite_rows())}
+        writers = self.trained.writers()
+        if self.accelerator.is_main_process and self.saving.save is not None:
+            self.saving.save(self.step, self.epoch, state, writers, is_best)
+        self._saved_at = time.perf_counter()
+
+    def _end_epoch(self) -> None:
+        self.trained.average_statistics()  # each process has those of its own pictures
         started = time.perf_counter()
-        self.log({"event": "epoch", "epoch": epoch + 1, "step": self.step, **self.evaluate()})
-        self._since += time.perf_counter() - started  # evaluation is not part of the training speed
-
-    def _stop_if_diverged(self, output: StepOutput) -> None:
-        if output.loss.device.type == "cpu" and not output.loss.isfinite():  # on a GPU the question would stall every step
-            self._raise_if_not_finite({label: term.item() for label, term in output.terms.items()} | {"loss": output.loss.item()})
-
-    def _raise_if_not_finite(self, means: Mapping[str, float]) -> None:
-        bad = [name for name, value in means.items() if not abs(value) < float("inf")]
-        if bad:
-            names = [name for name in bad if name != "loss"] or bad
-            what = " and ".join(f"the loss {name!r} is {means[name]}" for name in names)
-            raise DivergedError(
-                f"step {self.step + 1}: {what}; usual causes are a learning rate that is too high (train.lr, now {self.schedule(self.step):.3g}), a "
-                f"weight that is too large (losses.{names[0]}.weight), no clipping (train.clip_norm=1.0) or precision fp16 (train.precision=auto)"
-            )
+        try:
+            result = self.evaluate(self.stopper.check)
+        except StoppedError as error:
+            self._save()
+            self._leave(error)
+        self.log({"event": "epoch", "epoch": self.epoch + 1, "step": self.step, **result})
+        self.epoch += 1
+        is_best, self.best = result["val_top1"] > self.best, max(result["val_top1"], self.best)
+        if is_best or self.step == self.num_steps:
+            self._save(is_best=is_best)
+        self._since += time.perf_counter() - started  # evaluation and saving are not part of the training speed

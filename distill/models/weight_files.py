@@ -7,18 +7,23 @@ import os
 import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from distill.errors import DataError
+from distill.record import write_bytes
 
 _PICKLED = (".pth", ".pt", ".bin", ".ckpt", ".tar")
+_MAX_NESTING = 10  # dictionaries around the tensors; a file can also put one into itself
+_MAX_UNPACKED = 10  # times the file's own size: torch.save does not compress, so this is a file made to fill the memory
+_SIMPLE = re.compile(r"[\w./ -]+")
 _NESTINGS = ("state_dict", "model_state_dict", "model", "student", "net", "ema", "state_dict_ema", "model_ema")
 _CONVERT = (
     "If you trust where it comes from, convert it once:\n"
@@ -38,7 +43,7 @@ def read_weight_file(path: Path) -> dict[str, Tensor]:
         return _read_safetensors(path)
     if path.suffix not in _PICKLED:
         raise DataError(f"weights {str(path)!r}: the ending {path.suffix!r} is unknown; .safetensors, {', '.join(_PICKLED)} are read")
-    return _unwrap(_read_pickled(path), path)
+    return _unwrap(read_pickled(path), path)
 
 
 def file_sha256(path: Path) -> str:
@@ -59,17 +64,9 @@ def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
 
 def save_weights(state_dict: Mapping[str, Tensor], path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
     """Writes the tensors to a .safetensors file. A reader sees the old file or the new one, never a half-written one."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     # Copies: safetensors refuses tensors that share memory, as tied weights do.
     tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state_dict.items()}
-    try:
-        save_file(tensors, temporary, metadata=dict(metadata or {}))
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_bytes(Path(path), save(tensors, metadata=dict(metadata or {})))  # in memory first: its own writing reports a full disk as a defect of the file
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -79,31 +76,59 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         raise DataError(f"weights {str(path)!r} is damaged, cut short or not a safetensors file: {error}") from error
 
 
-def _read_pickled(path: Path) -> Any:
+def read_pickled(path: Path) -> Any:
+    """What torch.save wrote into a file, as far as that is data. Raises DataError where it is more than data, or damaged."""
     try:
+        _refuse_bomb(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns of foreign pickles before it refuses them
             return torch.load(path, weights_only=True, map_location="cpu")
+    except DataError:
+        raise
     except pickle.UnpicklingError as error:
         code = re.search(r"GLOBAL (\S+)", str(error))
         if code is None:
             raise DataError(f"weights {str(path)!r} is not a checkpoint that torch.save wrote, or it is damaged") from error
-        convert = _CONVERT.format(path=path)
+        # a stranger's file name, copied into a shell with the advice, must not become a command there
+        convert = _CONVERT.format(path=path if _SIMPLE.fullmatch(str(path)) else "FILE")
         raise DataError(f"weights {str(path)!r} refused: the file wants to run code ({code[1]}). {convert}") from error
     # What torch.load raises for a damaged file depends on where the damage is: RuntimeError, OSError, EOFError, IndexError, KeyError, ...
     except Exception as error:
+        if "weights_only" in str(error):
+            raise DataError(
+                f"weights {str(path)!r} refused: a TorchScript program, or torch's old .tar format, can't be read without running code; "
+                "where the file comes from, save model.state_dict() instead"
+            ) from error
         raise DataError(f"weights {str(path)!r} is damaged, cut short or not a checkpoint; copy or download it again") from error
 
 
-def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
+def _refuse_bomb(path: Path) -> None:
+    with path.open("rb") as file:
+        if file.read(4) != b"PK\3\4":  # by which torch.load knows its own archives too
+            return
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(entry.file_size for entry in archive.infolist())
+    if unpacked > _MAX_UNPACKED * path.stat().st_size:
+        raise DataError(
+            f"weights {str(path)!r} refused: it would unpack to {unpacked:,} bytes, more than {_MAX_UNPACKED} times its size; "
+            "a file that torch.save wrote is not compressed"
+        )
+
+
+def _unwrap(content: Any, path: Path, depth: int = 0) -> dict[str, Tensor]:
     """The dictionary of tensors inside a training checkpoint, such as {"epoch": 3, "state_dict": {...}}."""
     if not isinstance(content, Mapping):
         raise DataError(f"weights {str(path)!r} holds a {type(content).__name__}, not named tensors: save model.state_dict()")
+    if depth > _MAX_NESTING:
+        raise DataError(f"weights {str(path)!r} has its tensors in more than {_MAX_NESTING} dictionaries around each other: save model.state_dict()")
     for key in _NESTINGS:
         if isinstance(content.get(key), Mapping):
-            return _unwrap(content[key], path)
-    tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)}
+            return _unwrap(content[key], path, depth + 1)
+    tensors = {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)}
     if not tensors:
         keys = ", ".join(map(str, list(content)[:10])) or "nothing"
         raise DataError(f"weights {str(path)!r} holds no tensors, only: {keys}. Looked inside: {', '.join(_NESTINGS)}")
+    for name, tensor in tensors.items():
+        if tensor.layout != torch.strided or tensor.is_nested or tensor.is_meta or tensor.is_quantized:
+            raise DataError(f"weights {str(path)!r}: {name!r} is no plain tensor, but sparse, nested, quantised or without values; save plain ones")
     return tensors

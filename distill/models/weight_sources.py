@@ -35,12 +35,16 @@ def read_source(source: str, model_name: str) -> WeightsSource:
         return _from_torchvision(tag, model_name)
     if library == "timm":
         return _from_timm(tag)
-    path = Path(source).expanduser()
-    if path.is_dir():
+    try:
+        path = Path(source).expanduser()
+        is_folder, is_there = path.is_dir(), path.exists()
+    except (OSError, RuntimeError) as error:  # a name that is too long, the home of a user who is not there
+        raise DataError(f"weights {source[:100]!r}: no file can be there ({_first_line(error)[:100]})") from error
+    if is_folder:
         path /= _STUDENT_FILE
         if not path.is_file():
             raise DataError(f"weights {source!r}: the folder has no {_STUDENT_FILE}; name a finished run's folder, or a file")
-    elif not path.exists():
+    elif not is_there:
         hint = did_you_mean(library, ("torchvision", "timm")) if tag else ""
         raise DataError(f"weights {source!r}: there is no such file or folder, and it is not torchvision:TAG or timm:NAME{hint}")
     return WeightsSource(read_weight_file(path), file_sha256(path))

@@ -19,6 +19,8 @@ __all__ = ["WeightsReport", "checksum", "load_weights", "save_weights"]
 # What wrappers put before a name: DataParallel, torch.compile, our Distiller, and attribute names usual in other tools.
 _PREFIXES = ("module.", "_orig_mod.", "student.", "backbone.", "model.", "encoder.")
 
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # of the others, each needs to be told what its numbers stand for
+
 
 @dataclass(frozen=True)
 class WeightsReport:
@@ -64,9 +66,23 @@ def load_weights(model: nn.Module, model_name: str, source: str, *, num_classes:
         if misfit.names <= head_names:
             raise DataError(f"{where}: {_head_message(misfit, tensors, ours, num_classes, role)}")
         raise DataError(f"{where}{_hint(misfit, tensors, ours, head_names, role)}\n{_listing(misfit, tensors, ours)}")
+    fitting = {name: tensor for name, tensor in tensors.items() if name in ours and name not in skipped}
+    _refuse_values(fitting, ours, f"weights {source!r}")
     # strict=False only for what _compare lets pass: the skipped head, and counters that old or frozen norms don't have
-    model.load_state_dict({name: tensor for name, tensor in tensors.items() if name in ours and name not in skipped}, strict=False)
+    model.load_state_dict(fitting, strict=False)
     return WeightsReport(source, found.sha256, found.mean, found.std, found.image_size, new_head)
+
+
+def _refuse_values(tensors: Mapping[str, Tensor], ours: Mapping[str, Tensor], where: str) -> None:
+    """Raises DataError for the first tensor that a network would take without complaint, and never give a sensible answer with."""
+    for name, tensor in tensors.items():
+        if not ours[name].is_floating_point():
+            continue
+        if tensor.dtype not in _FLOATS:
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise DataError(f"{where}: {name} has values of type {kind}; save the weights in float32, or in another type that torch trains in")
+        if not tensor.to(ours[name].dtype).isfinite().all():
+            raise DataError(f"{where}: {name} has values that are nan or infinite: the training that made it diverged, or the file is damaged")
 
 
 def checksum(model: nn.Module) -> str:

@@ -66,7 +66,7 @@ def make_trainer(distiller, teacher, *, num_steps=4, lr=0.05, accumulation=1, ba
         loader=TrainingLoader(source.train, views, sampler, view_seed=0, num_views=100, device=accelerator.device),
         schedule=make_schedule(lr=lr, num_steps=num_steps),
         num_steps=num_steps,
-        evaluate=lambda: {"val_top1": score({"student": distiller.student}, validation, accelerator)["student"].top1},
+        evaluate=lambda check: {"val_top1": score({"student": distiller.student}, validation, accelerator)["student"].top1},
         log=(events if events is not None else []).append,
         log_every=2,
         **options,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,10 @@ from distill.data.sources.base import DataSource, Part, stratified_cut
 from distill.errors import DataError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+# Whatever a file is called, Pillow looks into it for any format that it knows, and runs Ghostscript for one of them.
+_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
+# Pillow only warns of a picture of more than 89 million pixels; twice as many it refuses by itself.
+warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
 
 class ImageFolder(DataSource):
@@ -89,7 +94,7 @@ class ImageFolder(DataSource):
         """Also covers every file's name and size, so that a changed folder is noticed without decoding it."""
         digest = hashlib.sha256(super().fingerprint().encode())
         for path in self._files:
-            digest.update(f"{path.relative_to(self._root).as_posix()}\0{path.stat().st_size}\n".encode())
+            digest.update(f"{path.relative_to(self._root).as_posix()}\0{path.stat().st_size}\n".encode(errors="surrogateescape"))
         return digest.hexdigest()
 
 
@@ -102,10 +107,12 @@ class _Reader:
     def __call__(self, position: int) -> Tensor:
         path = self._files[position]
         try:
-            with Image.open(path) as picture:
+            with Image.open(path, formats=_FORMATS) as picture:
                 pixels = np.array(_to_rgb(picture))
-        except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise DataError(f"can't read the picture {path}: {error}; replace or remove the file") from error
+        except UnidentifiedImageError as error:
+            raise DataError(f"can't read the picture {path}: it is none of {', '.join(_FORMATS)}, or damaged; replace or remove the file") from error
+        except Exception as error:  # each of Pillow's decoders has its own errors for damaged files, and not only those it documents
+            raise DataError(f"can't read the picture {path}: {error or type(error).__name__}; replace or remove the file") from error
         return torch.from_numpy(pixels).permute(2, 0, 1)  # [H, W, 3] -> [3, H, W]
 
 

@@ -1,0 +1,100 @@
+"""Stopping in order: who may ask for it, and how all processes come to do it at the same step."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+
+from distill.errors import StoppedError
+
+_REASONS = ("", "its time limit", "SIGTERM", "SIGUSR1", "Ctrl-C")  # of several, the last one counts: a launcher sends SIGTERM after a Ctrl-C
+_TIME_LIMIT, _INTERRUPT = _REASONS.index("its time limit"), _REASONS.index("Ctrl-C")
+_SIGNALS = {signal.SIGTERM: _REASONS.index("SIGTERM"), signal.SIGUSR1: _REASONS.index("SIGUSR1"), signal.SIGINT: _INTERRUPT}
+
+
+class Answer(NamedTuple):
+    """What all processes have agreed on."""
+
+    reason: int  # to stop; 0 for none
+    saves: bool  # whether the first process wants a checkpoint
+
+
+class Stopper:
+    """Hears SIGTERM, SIGUSR1, Ctrl-C and the time limit.
+
+    Outside of `deferred` they take effect at once, as there is nothing to save. Inside they are noted, and `poll` says so in all processes at the
+    same call. A second Ctrl-C always takes effect at once; a SIGTERM after that changes nothing more.
+    """
+
+    def __init__(self, minutes: float | None = None):
+        """minutes: until the time limit, from now on. To be made by all processes together, by the main thread if signals are to be heard."""
+        self._deadline = None if minutes is None else time.monotonic() + 60 * minutes
+        self._reason, self._is_deferred, self._interrupts = 0, False, 0
+        self._is_shared = dist.is_initialized() and dist.get_world_size() > 1
+        self._is_main = not self._is_shared or dist.get_rank() == 0
+        # a group of its own: whether to stop is told beside the gradients, on the host, and no device is waited for
+        self._group = dist.new_group(backend="gloo") if self._is_shared else None
+        self._flags, self._pending = None, None
+        self._old_handlers: dict[int, object] = {}
+
+    def __enter__(self) -> Stopper:
+        if threading.current_thread() is threading.main_thread():
+            self._old_handlers = {number: signal.signal(number, self._hear) for number in _SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._old_handlers.items():
+            signal.signal(number, handler)
+
+    def _hear(self, number: int, _frame: object) -> None:
+        self._interrupts += number == signal.SIGINT
+        is_first, self._reason = not self._reason, max(self._reason, _SIGNALS[number])
+        if number == signal.SIGINT and (self._interrupts > 1 or not self._is_deferred):
+            raise KeyboardInterrupt
+        if is_first and not self._is_deferred:
+            raise stopped(self._reason)
+        if is_first and self._is_main:
+            again = "; press Ctrl-C again to stop at once" if number == signal.SIGINT else ""
+            print(f"{_REASONS[self._reason]}: stopping after this step, and saving{again}", file=sys.stderr, flush=True)
+
+    @contextlib.contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Inside, requests wait for the next `poll`."""
+        before, self._is_deferred = self._is_deferred, True
+        try:
+            yield
+        finally:
+            self._is_deferred = before
+
+    def poll(self, wants_to_save: Callable[[], bool] = lambda: False) -> Answer:
+        """To be called equally often by all processes. With several, it says what was asked before the call before: nobody waits for an answer."""
+        if self._deadline is not None and time.monotonic() > self._deadline:
+            self._reason = self._reason or _TIME_LIMIT
+        if not self._is_shared:
+            return Answer(self._reason, wants_to_save())
+        answer = Answer(0, False)
+        if self._pending is not None:
+            self._pending.wait()
+            answer = Answer(int(self._flags[0]), bool(self._flags[1]))
+        asks_to_save = self._is_main and not answer.saves and wants_to_save()  # not again for the same moment
+        self._flags = torch.tensor([self._reason, int(asks_to_save)])
+        self._pending = dist.all_reduce(self._flags, dist.ReduceOp.MAX, group=self._group, async_op=True)
+        return answer
+
+    def check(self) -> None:
+        """Polls, and raises StoppedError in all processes alike if one was asked to stop."""
+        if reason := self.poll().reason:
+            raise stopped(reason)
+
+
+def stopped(reason: int) -> StoppedError:
+    """The error that ends a run which was asked to stop."""
+    return StoppedError(f"stopped by {_REASONS[reason]}", 130 if reason == _INTERRUPT else 75)

@@ -1,0 +1,129 @@
+"""A run's checkpoints in its folder: what they say beside the weights, whether a run may go on from one, and what is done on a full disk."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from accelerate.utils import broadcast_object_list
+from torch import Tensor, nn
+
+from distill import record
+from distill.build.pieces import Pieces
+from distill.checkpoints import Checkpoint, CheckpointFolder, Writer
+from distill.data.sources.base import DataSource
+from distill.engine.saving import Saving
+from distill.errors import DataError, DistillError, RecipeError
+from distill.models.weights import checksum
+from distill.recipe import Recipe
+from distill.recipe_files import differences
+from distill.running import Job
+
+
+def make_saving(recipe: Recipe, folder: record.RunFolder, source: DataSource, pieces: Pieces, job: Job, precision: str) -> Saving:
+    """Where and when the run is saved, and the checkpoint that it goes on from, if there is one. Takes metrics.jsonl back to that moment.
+
+    Raises RecipeError or DataError if there is one that this run can't go on from.
+    """
+    checkpoints, identity = CheckpointFolder(folder.path / record.CHECKPOINTS), _identity(recipe, source, pieces, job, precision)
+    start = _agreed(checkpoints, folder, recipe, identity, job)
+
+    def save(step: int, epoch: int, state: Mapping[str, Any], writers: Mapping[str, Writer], is_best: bool) -> None:
+        try:
+            whole = {**identity, **state, "metrics_bytes": folder.metrics_size()}
+            checkpoints.save(step, epoch, whole, writers, is_best=is_best, keep=recipe.train.keep_checkpoints)
+        except OSError as error:
+            job.console.print(f"the checkpoint of step {step} can't be written to {checkpoints.path}: {error.strerror}", style="yellow", soft_wrap=True)
+            job.console.print(f"it needs {_needs(recipe, pieces, checkpoints)}; training goes on, from the last one if it is stopped", style="yellow")
+
+    return Saving(save, recipe.train.checkpoint_every_steps, recipe.train.checkpoint_every_minutes, start)
+
+
+def _identity(recipe: Recipe, source: DataSource, pieces: Pieces, job: Job, precision: str) -> dict[str, Any]:
+    """What must be the same when the run goes on, and what should be."""
+    return {
+        "recipe": recipe.model_dump(mode="json"),
+        "data": source.fingerprint(),
+        "teacher": None if pieces.teacher is None else checksum(pieces.teacher.network.model),
+        "environment": {"precision": precision, "device": job.state.device.type, "processes": job.state.num_processes, "torch": torch.__version__},
+    }
+
+
+def _agreed(checkpoints: CheckpointFolder, folder: record.RunFolder, recipe: Recipe, identity: Mapping[str, Any], job: Job) -> Checkpoint | None:
+    """What the first process finds, told to all, also if it can't be used."""
+    outcome: list[Any] = [None]
+    if job.is_main:
+        try:
+            outcome = [_start(checkpoints, folder, recipe, identity, job)]
+        except DistillError as error:
+            outcome = [error]
+    start = broadcast_object_list(outcome)[0]
+    if isinstance(start, DistillError):
+        raise start
+    return start
+
+
+def _start(checkpoints: CheckpointFolder, folder: record.RunFolder, recipe: Recipe, identity: Mapping[str, Any], job: Job) -> Checkpoint | None:
+    start, complaints = checkpoints.newest()
+    for complaint in complaints:
+        job.console.print(f"{complaint}; an older one is used", style="yellow", soft_wrap=True)
+    if start is None:
+        folder.cut_metrics(0)
+        (folder.path / record.TIMING_FILE).unlink(missing_ok=True)
+        return None
+    _require_same(start, recipe, identity)
+    folder.cut_metrics(start.state["metrics_bytes"])
+    job.console.print(f"going on from {start.path.name}", style="bold")
+    then, now = start.state["environment"], identity["environment"]
+    if changed := [f"{name} {then.get(name)} then, {value} now" for name, value in now.items() if then.get(name) != value]:
+        job.console.print(f"note: {'; '.join(changed)}: equal to a run without a break up to rounding, not bit for bit", style="yellow")
+    return start
+
+
+def _require_same(start: Checkpoint, recipe: Recipe, identity: Mapping[str, Any]) -> None:
+    state, keys = start.state, ("recipe", "data", "teacher", "environment", "best", "recent", "metrics_bytes")
+    if missing := [key for key in keys if key not in state]:
+        raise DataError(f"checkpoint {start.path} does not say: {', '.join(missing)}; remove it to go on from an older one")
+    if changed := differences(Recipe.model_validate(state["recipe"]), recipe):
+        raise RecipeError(f"checkpoint {start.path} is of another recipe:\n  " + "\n  ".join(changed))
+    if state["data"] != identity["data"]:
+        raise DataError(f"the pictures are not those that {start.path} was trained on (files, labels or classes have changed); set run_name=OTHER")
+    if state["teacher"] != identity["teacher"]:
+        raise DataError(f"the teacher's weights are not those that {start.path} was trained with; bring them back, or set run_name=OTHER")
+
+
+def require_space(recipe: Recipe, pieces: Pieces, folder: record.RunFolder) -> None:
+    """Raises DataError if the disk has no room for what the run writes."""
+    needed, free = bytes_written(recipe, pieces), shutil.disk_usage(folder.path).free
+    if free < needed:
+        raise DataError(
+            f"{folder.path} has {_megabytes(free)} free, and this run writes up to {_megabytes(needed)} (checkpoints of "
+            f"{_megabytes(checkpoint_bytes(recipe, pieces))}); free some, or set runs_dir=FOLDER on another disk or train.keep_checkpoints=1"
+        )
+
+
+def bytes_written(recipe: Recipe, pieces: Pieces) -> int:
+    """At most, while training: the kept checkpoints, the best, the one being written, and the student."""
+    return (recipe.train.keep_checkpoints + 2) * checkpoint_bytes(recipe, pieces) + _bytes(pieces.distiller.student.state_dict().values())
+
+
+def checkpoint_bytes(recipe: Recipe, pieces: Pieces) -> int:
+    trained = [parameter for parameter in pieces.distiller.parameters() if parameter.requires_grad]
+    copies = 2 if recipe.train.optimizer == "adamw" else int(recipe.train.momentum > 0)
+    average = _bytes(pieces.distiller.student.state_dict().values()) if recipe.train.ema_decay is not None else 0
+    return _bytes(pieces.distiller.state_dict().values()) + copies * _bytes(trained) + average
+
+
+def _bytes(tensors: Any) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _needs(recipe: Recipe, pieces: Pieces, checkpoints: CheckpointFolder) -> str:
+    free = shutil.disk_usage(checkpoints.path.parent).free
+    return f"{_megabytes(checkpoint_bytes(recipe, pieces))} at a time and {_megabytes(bytes_written(recipe, pieces))} in all, and {_megabytes(free)} are free"
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.0f} MB"
