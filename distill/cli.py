@@ -76,7 +76,9 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
     train.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="change a value of the recipe; ~KEY removes it")
     train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="the same as a plain KEY=VALUE; may be repeated")
     train.add_argument("--plugin", action="append", default=[], metavar="FILE|MODULE", help=_OWN)
-    train.add_argument("--resume", nargs="?", const=True, metavar="RUN", help="go on with RUN, a run's folder; or with this recipe's unfinished run, if any")
+    train.add_argument(
+        "--resume", nargs="?", const=True, metavar="RUN", help="go on with RUN, a run's folder; or with this recipe's unfinished run, if any"
+    )
     train.add_argument("--dry-run", action="store_true", help="show the resolved recipe and where each value comes from, and stop")
 
 

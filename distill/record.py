@@ -98,7 +98,7 @@ class RunFolder:
         """In a folder from a stranger they could make us write over files elsewhere."""
         for path in (*self.path.iterdir(), *(self.path / CHECKPOINTS).glob("*"), *(self.path / CHECKPOINTS).glob("*/*")):
             if path.is_symlink():
-                raise DataError(f"{path} is a symbolic link: a run reads and writes files of its own folder only; put the file there, or remove the link")
+                raise DataError(f"{path} is a symbolic link: a run uses files of its own folder only; put the file there, or remove the link")
 
     def set_status(self, state: str, *, exit_code: int | None = None, reason: str | None = None) -> None:
         """Writes status.json: running, finished, failed, stopped (asked to) or interrupted; the exit code that launchers would otherwise hide."""

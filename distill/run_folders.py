@@ -9,9 +9,9 @@ from pathlib import Path
 
 from distill import record
 from distill.errors import DataError, RecipeError
-from distill.record import FolderInUseError, RunFolder
 from distill.recipe import Recipe
 from distill.recipe_files import differences, load_recipe
+from distill.record import FolderInUseError, RunFolder
 
 _BEFORE_TRAINING = {".lock", record.RECIPE_FILE, record.STATUS_FILE, record.ENVIRONMENT_FILE}
 

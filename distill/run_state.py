@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from accelerate.utils import broadcast_object_list
-from torch import Tensor, nn
 
 from distill import record
 from distill.build.pieces import Pieces
@@ -35,7 +34,9 @@ def make_saving(recipe: Recipe, folder: record.RunFolder, source: DataSource, pi
             whole = {**identity, **state, "metrics_bytes": folder.metrics_size()}
             checkpoints.save(step, epoch, whole, writers, is_best=is_best, keep=recipe.train.keep_checkpoints)
         except OSError as error:
-            job.console.print(f"the checkpoint of step {step} can't be written to {checkpoints.path}: {error.strerror}", style="yellow", soft_wrap=True)
+            job.console.print(
+                f"the checkpoint of step {step} can't be written to {checkpoints.path}: {error.strerror}", style="yellow", soft_wrap=True
+            )
             job.console.print(f"it needs {_needs(recipe, pieces, checkpoints)}; training goes on, from the last one if it is stopped", style="yellow")
 
     return Saving(save, recipe.train.checkpoint_every_steps, recipe.train.checkpoint_every_minutes, start)
@@ -121,8 +122,8 @@ def _bytes(tensors: Any) -> int:
 
 
 def _needs(recipe: Recipe, pieces: Pieces, checkpoints: CheckpointFolder) -> str:
-    free = shutil.disk_usage(checkpoints.path.parent).free
-    return f"{_megabytes(checkpoint_bytes(recipe, pieces))} at a time and {_megabytes(bytes_written(recipe, pieces))} in all, and {_megabytes(free)} are free"
+    one, whole, free = checkpoint_bytes(recipe, pieces), bytes_written(recipe, pieces), shutil.disk_usage(checkpoints.path.parent).free
+    return f"{_megabytes(one)}, {_megabytes(whole)} with those that are kept, and {_megabytes(free)} are free"
 
 
 def _megabytes(size: int) -> str:

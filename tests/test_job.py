@@ -72,19 +72,21 @@ def test_student_file_loads_into_torchvision_strictly(distill):
     model.load_state_dict(load_file("runs/smoke-seed0/student.safetensors"), strict=True)
 
 
-def test_interrupted_teacher_leaves_nothing_and_the_next_run_trains_it(distill, tmp_path, monkeypatch):
+def test_interrupted_teacher_is_gone_on_with_by_the_next_run(distill, tmp_path, monkeypatch):
     from distill.engine.trainer import Trainer
 
     original, calls = Trainer._update, []
 
-    def interrupt(self, epoch):
-        calls.append(epoch)
-        if len(calls) == 2:
+    def interrupt(self):
+        calls.append(self.step)
+        if len(calls) == 3:
             raise KeyboardInterrupt
-        original(self, epoch)
+        original(self)
 
     monkeypatch.setattr(Trainer, "_update", interrupt)
-    assert distill("train", "--recipe", "r50_to_r18", *EASY)[0] == 130
+    code, _, err = distill("train", "--recipe", "r50_to_r18", *EASY, "train.checkpoint_every_steps=1")
+    assert code == 130
+    assert "to go on: distill train --resume runs/r50_to_r18-seed0" in err
     assert status("r50_to_r18-seed0") | {"pid": 0, "time": ""} == {
         "state": "interrupted",
         "exit_code": 130,
@@ -92,10 +94,14 @@ def test_interrupted_teacher_leaves_nothing_and_the_next_run_trains_it(distill, 
         "pid": 0,
         "time": "",
     }
-    assert [path.name for path in (tmp_path / "cache" / "teachers").iterdir() if path.is_dir()] == []
-    monkeypatch.setattr(Trainer, "_update", original)
-    assert distill("train", "--recipe", "r50_to_r18", *EASY, "control=false")[0] == 0
+    assert [path.suffix for path in (tmp_path / "cache" / "teachers").iterdir() if path.is_dir()] == [".unfinished"]
+    monkeypatch.setattr(Trainer, "_update", lambda self: (calls.append(self.step), original(self)))
+    code, _, err = distill("train", "--recipe", "r50_to_r18", *EASY, "control=false", "train.checkpoint_every_steps=1")
+    assert code == 0, err
+    assert calls[2:5] == [2, 2, 3]  # not from the beginning
     assert status("r50_to_r18-seed0")["state"] == "finished"  # the folder in which nothing was trained is used again
+    (teacher,) = [path for path in (tmp_path / "cache" / "teachers").iterdir() if path.is_dir()]
+    assert not (teacher / "checkpoints").exists()
 
 
 def test_job_waits_for_another_that_trains_the_same_teacher(distill, tmp_path):

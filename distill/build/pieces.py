@@ -130,10 +130,10 @@ def _random_pictures(image_size: int, device: torch.device) -> Tensor:
 
 
 def rehearse(pieces: Pieces, source: DataSource, *, soft_labels: bool = False, unused: str = "error") -> list[str]:
-    """One step on two pictures, in eval mode so that no statistic moves: finds before training what would fail in it. Returns what to tell the person.
+    """One step on two pictures, in eval mode so that no statistic moves: finds before training what would fail in it.
 
-    soft_labels: whether training will mix pictures. unused: "error" or "freeze", for parameters that get no gradient. Raises RecipeError for those, if
-    a loss is not a finite scalar, or if it can't take the labels.
+    soft_labels: whether training will mix pictures. unused: "error" or "freeze", for parameters that get no gradient. Returns what to tell the person.
+    Raises RecipeError for such parameters, if a loss is not a finite scalar, or if it can't take the labels.
     """
     device = pieces.distiller.student.mean.device
     pixels = _random_pictures(source.image_size, device)
@@ -156,7 +156,7 @@ def rehearse(pieces: Pieces, source: DataSource, *, soft_labels: bool = False, u
 
 
 def _frozen(idle: Mapping[str, nn.Parameter], unused: str) -> list[str]:
-    """Freezes what no loss reaches, or raises RecipeError that names it: it would keep its initial value, and several processes wait for its gradient."""
+    """Freezes what no loss reaches, or raises RecipeError that names it: several processes would wait for its gradient."""
     names = [name.replace("student.model.", "student.") for name in idle]
     some = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
     if unused == "error":

@@ -45,7 +45,8 @@ def score(
 ) -> dict[str, Score]:
     """Scores every network in one pass over the loader, on all processes together; the networks are in eval mode while it lasts.
 
-    check: called once a batch, equally often in all processes; what it raises ends the scoring. Each process fills in the rows that it saw and leaves the others 0; the sum over processes is then exact for any number of samples.
+    check: called once a batch, equally often in all processes; what it raises ends the scoring. Each process fills in the rows that it saw and leaves
+    the others 0; the sum over processes is then exact for any number of samples.
     """
     num_samples, modules = len(loader.part), [network for network in networks.values() if isinstance(network, torch.nn.Module)]
     modes = [module.training for module in modules]

@@ -42,7 +42,7 @@ class Network(nn.Module):
         self._frozen: list[nn.Module] = []
 
     def freeze(self, paths: Sequence[str]) -> None:
-        """Parts of the model that training leaves as they are: no gradient, and batch statistics that don't move. Raises RecipeError for an unknown one."""
+        """Parts of the model that training leaves as they are: no gradient, and batch statistics that don't move. Raises RecipeError if unknown."""
         for path in paths:
             try:
                 part = self.model.get_submodule(path)

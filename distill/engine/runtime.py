@@ -66,7 +66,7 @@ def only_deterministic(is_asked: bool) -> Iterator[None]:
         if "deterministic" not in str(error):
             raise
         reason = str(error).splitlines()[0]
-        raise RecipeError(f"deterministic: true can't be kept: {reason}; remove the loss or layer that uses it, or set deterministic=false") from error
+        raise RecipeError(f"deterministic: true can't be kept: {reason}; remove what uses it, or set deterministic=false") from error
     finally:
         torch.use_deterministic_algorithms(before[0])
         torch.backends.cudnn.benchmark = before[1]

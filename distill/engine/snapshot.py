@@ -56,7 +56,8 @@ class Trained:
             files[_AVERAGE] = self.averaged.state_dict()
         if self.accelerator.num_processes > 1:  # [processes, n]; the student's own file has those of the first
             files[_STATISTICS] = {"statistics": self.accelerator.gather(read_statistics(self.modules)[None])}
-        return {**{name: partial(save_weights, tensors) for name, tensors in files.items()}, _OPTIMIZER: self._write_optimizer}
+        # losses without weights have no file: safetensors can't read what it writes for no tensors
+        return {**{name: partial(save_weights, tensors) for name, tensors in files.items() if tensors}, _OPTIMIZER: self._write_optimizer}
 
     def restore(self, path: Path) -> None:
         """Raises DataError if the files in this folder are not those of such a run."""
@@ -83,9 +84,7 @@ class Trained:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    if not path.exists():
-        raise _misfit(path.parent, f"it has no {path.name}")
-    return read_weight_file(path)
+    return read_weight_file(path) if path.exists() else {}  # what is missing is named when it is loaded
 
 
 def _load(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:

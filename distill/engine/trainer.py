@@ -79,7 +79,10 @@ class Trainer:
         self.recent.restore(checkpoint.state["recent"], self.accelerator)
 
     def train(self, until: int | None = None) -> None:
-        """until: the number of steps after which to return, before anything else happens; None for all, with every evaluation. Raises DivergedError when a loss or a gradient was not finite, which never reaches the weights; StoppedError, after saving, when asked to."""
+        """until: the number of steps after which to return, before anything else happens; None for all, with every evaluation.
+
+        Raises DivergedError when a loss or a gradient was not finite, which never reaches the weights; StoppedError, after saving, when asked to.
+        """
         self._since, self._steps_since, self._saved_at = time.perf_counter(), 0, time.perf_counter()
         device = self.accelerator.device
         with self.stopper.deferred(), torch.random.fork_rng([device] if device.type == "cuda" else []):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import pickle
 import re
 import warnings
@@ -66,7 +65,7 @@ def save_weights(state_dict: Mapping[str, Tensor], path: str | Path, metadata: M
     """Writes the tensors to a .safetensors file. A reader sees the old file or the new one, never a half-written one."""
     # Copies: safetensors refuses tensors that share memory, as tied weights do.
     tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state_dict.items()}
-    write_bytes(Path(path), save(tensors, metadata=dict(metadata or {})))  # in memory first: its own writing reports a full disk as a defect of the file
+    write_bytes(Path(path), save(tensors, metadata=dict(metadata or {})))
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
