@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import sys
 import traceback
@@ -35,7 +36,7 @@ then:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code: 0, or 1 failed, 2 wrong recipe or usage, 3 unusable data, 4 diverged, 75 stopped (to be gone
     on with), 130 interrupted."""
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_args(_resume_last(sys.argv[1:] if arguments is None else list(arguments)))
     try:
         options.run(options)
     except StoppedError as error:
@@ -59,6 +60,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _resume_last(arguments: list[str]) -> list[str]:
+    """`--resume train.epochs=3` is a plain --resume and an override, which argparse would take for the folder."""
+    for index, (word, following) in enumerate(itertools.pairwise(arguments)):
+        if word == "--resume" and "=" in following:
+            return [*arguments[:index], *arguments[index + 1 :], word]
+    return arguments
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="distill", description="A small student learns from a big teacher, and is compared with the same student alone."
@@ -76,9 +85,7 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
     train.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="change a value of the recipe; ~KEY removes it")
     train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="the same as a plain KEY=VALUE; may be repeated")
     train.add_argument("--plugin", action="append", default=[], metavar="FILE|MODULE", help=_OWN)
-    train.add_argument(
-        "--resume", nargs="?", const=True, metavar="RUN", help="go on with RUN, a run's folder; or with this recipe's unfinished run, if any"
-    )
+    train.add_argument("--resume", nargs="?", const=True, metavar="RUN", help="go on with RUN, or with this recipe's unfinished run")
     train.add_argument("--dry-run", action="store_true", help="show the resolved recipe and where each value comes from, and stop")
 
 
@@ -109,8 +116,6 @@ def _train(options: argparse.Namespace) -> None:
     from distill.recipe_files import read_draft
 
     overrides, run = [*options.overrides, *options.set], None
-    if isinstance(options.resume, str) and "=" in options.resume:  # `--resume train.epochs=3`: a plain --resume before an override
-        options.resume, overrides = True, [options.resume, *overrides]
     if isinstance(options.resume, str):
         run, options.resume = _run_folder(options.resume), False
         if options.recipe is not None:

@@ -34,10 +34,9 @@ def make_saving(recipe: Recipe, folder: record.RunFolder, source: DataSource, pi
             whole = {**identity, **state, "metrics_bytes": folder.metrics_size()}
             checkpoints.save(step, epoch, whole, writers, is_best=is_best, keep=recipe.train.keep_checkpoints)
         except OSError as error:
-            job.console.print(
-                f"the checkpoint of step {step} can't be written to {checkpoints.path}: {error.strerror}", style="yellow", soft_wrap=True
-            )
-            job.console.print(f"it needs {_needs(recipe, pieces, checkpoints)}; training goes on, from the last one if it is stopped", style="yellow")
+            what = f"the checkpoint of step {step} can't be written to {checkpoints.path}: {error.strerror or error}"
+            needs = f"it needs {_needs(recipe, pieces, checkpoints)}; training goes on, and the checkpoint before is as it was"
+            job.console.print(f"{what}; {needs}", style="yellow", soft_wrap=True)
 
     return Saving(save, recipe.train.checkpoint_every_steps, recipe.train.checkpoint_every_minutes, start)
 

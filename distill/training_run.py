@@ -121,9 +121,8 @@ def _write_results(folder: record.RunFolder, recipe: Recipe, scored: Network, sc
         _save_predictions(folder, scores)
         folder.write_json(record.SUMMARY_FILE, summary)
     except OSError as error:
-        raise DataError(
-            f"the results can't be written to {folder.path}: {error.strerror}; make room and add --resume: nothing is trained again"
-        ) from error
+        what = f"the results can't be written to {folder.path}: {error.strerror or error}"
+        raise DataError(f"{what}; make room and add --resume: nothing is trained again") from error
 
 
 def _train(

@@ -132,7 +132,7 @@ def _random_pictures(image_size: int, device: torch.device) -> Tensor:
 def rehearse(pieces: Pieces, source: DataSource, *, soft_labels: bool = False, unused: str = "error") -> list[str]:
     """One step on two pictures, in eval mode so that no statistic moves: finds before training what would fail in it.
 
-    soft_labels: whether training will mix pictures. unused: "error" or "freeze", for parameters that get no gradient. Returns what to tell the person.
+    soft_labels: whether training will mix pictures. unused: "error" or "freeze", for parameters without a gradient. Returns what to tell the person.
     Raises RecipeError for such parameters, if a loss is not a finite scalar, or if it can't take the labels.
     """
     device = pieces.distiller.student.mean.device

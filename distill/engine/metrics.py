@@ -47,10 +47,8 @@ class StepLog:
 
     def means(self, rows: Tensor) -> dict[str, float]:
         """The mean by name over processes and micro-batches, and "gradient_norm" where norms were noted."""
-        norms = self.norms()
-        return dict(zip(self.names, rows.mean(dim=(0, 1)).tolist(), strict=True)) | (
-            {"gradient_norm": math.fsum(norms) / len(norms)} if norms else {}
-        )
+        norms, means = self.norms(), dict(zip(self.names, rows.mean(dim=(0, 1)).tolist(), strict=True))
+        return means | ({"gradient_norm": math.fsum(norms) / len(norms)} if norms else {})
 
     def state(self, rows: Tensor) -> dict[str, Any]:
         """What a checkpoint keeps."""

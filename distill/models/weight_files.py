@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import pickle
 import re
 import warnings
@@ -65,7 +66,16 @@ def save_weights(state_dict: Mapping[str, Tensor], path: str | Path, metadata: M
     """Writes the tensors to a .safetensors file. A reader sees the old file or the new one, never a half-written one."""
     # Copies: safetensors refuses tensors that share memory, as tied weights do.
     tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state_dict.items()}
-    write_bytes(Path(path), save(tensors, metadata=dict(metadata or {})))
+    # In memory first: safetensors' own writing does not say that a disk is full.
+    write_bytes(Path(path), _same_bytes(save(tensors, metadata=dict(metadata or {}))))
+
+
+def _same_bytes(content: bytes) -> bytes:
+    """The file with its header's keys in alphabetical order: safetensors writes metadata in another order each time."""
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8:start]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return b"".join((len(header).to_bytes(8, "little"), header, memoryview(content)[start:]))
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
