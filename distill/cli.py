@@ -36,7 +36,7 @@ then:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code: 0, or 1 failed, 2 wrong recipe or usage, 3 unusable data, 4 diverged, 75 stopped (to be gone
     on with), 130 interrupted."""
-    options = _parser().parse_args(_resume_last(sys.argv[1:] if arguments is None else list(arguments)))
+    options = _parse(sys.argv[1:] if arguments is None else list(arguments))
     try:
         options.run(options)
     except StoppedError as error:
@@ -58,6 +58,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 1
         raise
     return 0
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    parser = _parser()
+    options, rest = parser.parse_known_args(_resume_last(arguments))
+    overrides = getattr(options, "overrides", None)
+    if overrides is None or any(word.startswith("-") for word in rest):
+        if rest:
+            parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    else:
+        overrides += rest  # argparse takes only the first of several groups of KEY=VALUE with options between them
+    return options
 
 
 def _resume_last(arguments: list[str]) -> list[str]:

@@ -16,7 +16,7 @@ from distill.checkpoints import CheckpointFolder
 from distill.data.sources.base import DataSource
 from distill.engine.costs import Costs
 from distill.engine.runtime import processes, use_all_cores
-from distill.engine.stopping import Stopper
+from distill.engine.stopping import Stopper, end_with_launcher
 from distill.errors import StoppedError
 from distill.preparation import Preparation, announce, prepare
 from distill.recipe import Recipe
@@ -53,6 +53,7 @@ def run_job(draft: Draft, recipe: Recipe, catalogue: Catalogue, *, resume: bool 
     use_all_cores()
     state = processes()
     with Stopper(recipe.time_limit) as stopper:
+        end_with_launcher()
         job = Job(catalogue, state, make_console(is_main=state.is_main_process), stopper)
         try:
             folder = _agree(lambda: _claim(draft, recipe, resume=resume, run=run), job)

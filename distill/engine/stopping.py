@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import os
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -18,6 +21,8 @@ from distill.errors import StoppedError
 _REASONS = ("", "its time limit", "SIGTERM", "SIGUSR1", "Ctrl-C")  # of several, the last one counts: a launcher sends SIGTERM after a Ctrl-C
 _TIME_LIMIT, _INTERRUPT = _REASONS.index("its time limit"), _REASONS.index("Ctrl-C")
 _SIGNALS = {signal.SIGTERM: _REASONS.index("SIGTERM"), signal.SIGUSR1: _REASONS.index("SIGUSR1"), signal.SIGINT: _INTERRUPT}
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class Answer(NamedTuple):
@@ -98,3 +103,25 @@ class Stopper:
 def stopped(reason: int) -> StoppedError:
     """The error that ends a run which was asked to stop."""
     return StoppedError(f"stopped by {_REASONS[reason]}", 130 if reason == _INTERRUPT else 75)
+
+
+def end_with_launcher() -> None:
+    """Asks Linux for a SIGTERM when the launcher that started this process is gone.
+
+    `accelerate launch` of one process does not pass signals on, and neither launcher can when it is killed: the run would go on unseen.
+    """
+    if sys.platform != "linux":
+        return
+    parent = os.getppid()
+    if any(launcher in _command(parent) for launcher in ("accelerate", "torchrun", "torch.distributed")):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+        if os.getppid() != parent:  # it was gone before we asked
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _command(pid: int) -> str:
+    """What Linux says a process was started with; empty where it says nothing."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

@@ -1,0 +1,169 @@
+"""Several real processes: stopping together, failing together, going on with another number of them, and launchers that die."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from runs import EVERYTHING, SMALL, contents, metrics
+from safetensors.torch import load_file
+
+ROOT = Path(__file__).resolve().parent.parent
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(ROOT / "distill" / "run.py")]
+ONE = [sys.executable, str(ROOT / "distill" / "run.py")]
+PLUGIN = ["--plugin", str(ROOT / "tests" / "odd_losses.py")]
+# without batch norms and in float64, so that what two processes compute differs by rounding only
+EXACT = [*SMALL, "train.precision=fp64", "student.model=resnet18", "student.norm=group", "losses.fitnet={weight: 1, layers: [layer4]}"]
+EXACT += ["losses.ctkd={weight: 0.5}", "train.max_steps=8", "train.lr=0.01", "data.arguments={num_train: 40, num_val: 27, num_test: 27}"]
+EXACT += ["train.ema_decay=0.9", "losses.asks_to_stop={weight: 0}", *PLUGIN]
+SLOW = [*SMALL, "train.epochs=4000", "train.max_steps=null"]
+
+
+def start(command: list[str], *arguments: str, **environment: str) -> subprocess.Popen:
+    inherited = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests")))}
+    return subprocess.Popen([*command, *arguments], env=inherited | environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def run(command: list[str], *arguments: str, code: int = 0, **environment: str) -> str:
+    process = start(command, *arguments, **environment)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == code, out + err
+    return err
+
+
+def wait_for(path: str, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not Path(path).exists():
+        assert time.monotonic() < deadline, f"{path} does not come"
+        time.sleep(0.05)
+
+
+def status(name: str) -> dict:
+    return json.loads((Path("runs") / name / "status.json").read_text())
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def largest_difference(a: str, b: str) -> float:
+    ours, theirs = load_file(Path("runs") / a / "student.safetensors"), load_file(Path("runs") / b / "student.safetensors")
+    assert ours.keys() == theirs.keys()
+    return max((ours[key].double() - theirs[key].double()).abs().max().item() for key in ours)
+
+
+def test_one_process_then_two_then_one_is_one_process_throughout():
+    run(ONE, *EXACT, "run_name=one")
+    run(ONE, *EXACT, "run_name=mixed", code=75, STOP_AT="2")
+    steps = [int(Path("runs/mixed/checkpoints/latest").read_text()[5:13])]
+    err = run(TORCHRUN, "--resume", "runs/mixed", *PLUGIN, code=1, STOP_AT="3")
+    assert "processes 1 then, 2 now" in err
+    steps.append(int(Path("runs/mixed/checkpoints/latest").read_text()[5:13]))
+    assert status("mixed")["exit_code"] == 75
+    err = run(ONE, "--resume", "runs/mixed", *PLUGIN)
+    assert "processes 2 then, 1 now" in err
+    assert steps == [2, 5]
+    assert largest_difference("one", "mixed") < 1e-12
+    ours, theirs = metrics("runs/one"), metrics("runs/mixed")
+    assert [line.keys() for line in ours] == [line.keys() for line in theirs]
+    for a, b in zip(ours, theirs, strict=True):
+        assert all(abs(a[key] - b[key]) < 1e-6 * max(1, abs(a[key])) for key in a if key != "event"), (a, b)
+
+
+def test_two_processes_stopped_and_gone_on_with_give_the_same_bits_with_batch_norm():
+    arguments = [*SMALL, *EVERYTHING, "train.max_steps=12", "losses.asks_to_stop={weight: 0}", *PLUGIN]
+    run(TORCHRUN, *arguments, "run_name=whole")
+    run(TORCHRUN, *arguments, "run_name=cut", code=1, STOP_AT="15")
+    assert status("cut")["exit_code"] == 75
+    assert (Path("runs/cut/checkpoints") / Path("runs/cut/checkpoints/latest").read_text() / "statistics.safetensors").exists()
+    assert "going on from" in run(TORCHRUN, "--resume", "runs/cut", *PLUGIN)
+    assert contents("runs/cut") == contents("runs/whole")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_torchrun_that_is_stopped_leaves_a_checkpoint_of_one_step(number):
+    process = start(TORCHRUN, *SLOW, "run_name=slow", "train.checkpoint_every_steps=100000", "train.checkpoint_every_minutes=1000")
+    wait_for("runs/slow/metrics.jsonl")
+    time.sleep(1)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert status("slow")["state"] == "stopped", err
+    assert status("slow")["exit_code"] == (75 if number == signal.SIGTERM else 130) or number == signal.SIGINT
+    assert "to go on: distill train --resume runs/slow" in err
+    assert Path("runs/slow/checkpoints/latest").exists()
+
+
+def test_one_process_of_two_that_is_told_to_stop_tells_the_other():
+    process = start(
+        TORCHRUN,
+        *SLOW,
+        "run_name=slow",
+        "train.checkpoint_every_minutes=1000",
+        *PLUGIN,
+        "losses.writes_its_pid={weight: 0}",
+    )
+    wait_for("pid-1")
+    time.sleep(1)
+    asked = time.monotonic()
+    os.kill(int(Path("pid-1").read_text()), signal.SIGUSR1)
+    wait_for("runs/slow/checkpoints/latest", 10)
+    assert time.monotonic() - asked < 5  # 2 seconds to agree, and the time that it takes to save
+    process.communicate(timeout=60)
+    assert status("slow") | {"pid": 0, "time": ""} == {"state": "stopped", "exit_code": 75, "reason": "stopped by SIGUSR1", "pid": 0, "time": ""}
+
+
+@pytest.mark.parametrize("how", ["raises", "is_killed"])
+def test_process_that_fails_takes_the_other_with_it(how):
+    began = time.monotonic()
+    process = start(TORCHRUN, *SLOW, "run_name=slow", *PLUGIN, f"losses.fails={{weight: 0, how: {how}}}")
+    _, err = process.communicate(timeout=90)
+    assert process.returncode != 0
+    assert time.monotonic() - began < 60
+    if how == "raises":
+        assert "error (process 1): the second process has had enough" in err
+        assert status("slow")["reason"] == "the second process has had enough"
+        assert status("slow")["state"] == "failed"
+    assert "unexpected" not in err
+
+
+@pytest.mark.parametrize("launcher", ["accelerate", "torchrun"])
+def test_processes_end_with_their_launcher(launcher):
+    command = [sys.executable, "-m", "accelerate.commands.launch", str(ROOT / "distill" / "run.py")] if launcher == "accelerate" else TORCHRUN
+    process = start(command, *SLOW, "run_name=slow", "train.checkpoint_every_minutes=1000", *PLUGIN, "losses.writes_its_pid={weight: 0}")
+    wait_for("pid-0")
+    pids = [int(path.read_text()) for path in Path().glob("pid-*")]
+    time.sleep(1)
+    process.kill()
+    deadline = time.monotonic() + 30
+    while any(map(alive, pids)):
+        assert time.monotonic() < deadline, "a process has outlived its launcher"
+        time.sleep(0.1)
+    process.communicate(timeout=30)
+    assert status("slow")["state"] == "stopped"
+    assert Path("runs/slow/checkpoints/latest").exists()
+
+
+def test_loader_that_is_killed_ends_the_run_with_a_message(tmp_path):
+    from test_bad_input import folder
+
+    folder({"cat": 40, "dog": 40})
+    options = ["data.source=imagefolder", "data.root=pictures", "data.image_size=32", "data.workers=1", "~data.arguments"]
+    process = start(ONE, *SLOW, *options, "run_name=slow")
+    wait_for("runs/slow/metrics.jsonl")
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    workers = [int(pid) for pid in children if "run.py" in Path(f"/proc/{pid}/cmdline").read_text()]
+    assert workers
+    os.kill(workers[-1], signal.SIGKILL)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 3, err
+    assert "a process that reads pictures has died" in err
+    assert status("slow")["exit_code"] == 3
