@@ -19,7 +19,7 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 ONE = [sys.executable, str(ROOT / "distill" / "run.py")]
 PLUGIN = ["--plugin", str(ROOT / "tests" / "odd_losses.py")]
 # without batch norms and in float64, so that what two processes compute differs by rounding only
-EXACT = [*SMALL, "train.precision=fp64", "student.model=resnet18", "student.norm=group", "losses.fitnet={weight: 1, layers: [layer4]}"]
+EXACT = [*SMALL, "train.precision=fp64", "student.model=resnet18", "student.norm=group", "losses.at.weight=10"]
 EXACT += ["losses.ctkd={weight: 0.5}", "train.max_steps=8", "train.lr=0.01", "data.arguments={num_train: 40, num_val: 27, num_test: 27}"]
 EXACT += ["train.ema_decay=0.9", "losses.asks_to_stop={weight: 0}", *PLUGIN]
 SLOW = [*SMALL, "train.epochs=4000", "train.max_steps=null"]
@@ -91,8 +91,8 @@ def test_two_processes_stopped_and_gone_on_with_give_the_same_bits_with_batch_no
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_torchrun_that_is_stopped_leaves_a_checkpoint_of_one_step(number):
-    process = start(TORCHRUN, *SLOW, "run_name=slow", "train.checkpoint_every_steps=100000", "train.checkpoint_every_minutes=1000")
-    wait_for("runs/slow/metrics.jsonl")
+    process = start(TORCHRUN, *SLOW, "run_name=slow", "train.checkpoint_every_minutes=1000", *PLUGIN, "losses.writes_its_pid={weight: 0}")
+    wait_for("pid-1")
     time.sleep(1)
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
@@ -157,12 +157,12 @@ def test_loader_that_is_killed_ends_the_run_with_a_message(tmp_path):
 
     folder({"cat": 40, "dog": 40})
     options = ["data.source=imagefolder", "data.root=pictures", "data.image_size=32", "data.workers=1", "~data.arguments"]
-    process = start(ONE, *SLOW, *options, "run_name=slow")
-    wait_for("runs/slow/metrics.jsonl")
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    workers = [int(pid) for pid in children if "run.py" in Path(f"/proc/{pid}/cmdline").read_text()]
-    assert workers
-    os.kill(workers[-1], signal.SIGKILL)
+    process = start(ONE, *SLOW, *options, "run_name=slow", *PLUGIN, "losses.writes_its_pid={weight: 0}")
+    wait_for("pid-0")
+    parents = {int(path.parent.name): path.read_text().rpartition(")")[2].split()[1] for path in Path("/proc").glob("[0-9]*/stat")}
+    workers = [pid for pid, parent in parents.items() if parent == str(process.pid)]
+    assert len(workers) >= 1
+    os.kill(workers[0], signal.SIGKILL)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 3, err
     assert "a process that reads pictures has died" in err
