@@ -134,11 +134,11 @@ def sync_folder(path: Path) -> None:
 
 def _append(path: Path, text: str) -> None:
     """Adds all of the text or, where the disk has no room for it, nothing."""
-    with path.open("ab") as file:
-        size = file.tell()
+    with path.open("ab", buffering=0) as file:  # a buffer would be written once more when the file is closed
+        size, rest = file.tell(), memoryview(text.encode())
         try:
-            file.write(text.encode())
-            file.flush()
+            while rest:
+                rest = rest[file.write(rest) :]
         except OSError:
             with contextlib.suppress(OSError):
                 os.truncate(path, size)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 import torch
 from accelerate.utils import broadcast_object_list
+from pydantic import BaseModel, NonNegativeInt
 
 from distill import record
 from distill.build.pieces import Pieces
+from distill.build.plan import plan_run
 from distill.checkpoints import Checkpoint, CheckpointFolder, Writer
 from distill.data.sources.base import DataSource
 from distill.engine.saving import Saving
@@ -27,7 +29,7 @@ def make_saving(recipe: Recipe, folder: record.RunFolder, source: DataSource, pi
     Raises RecipeError or DataError if there is one that this run can't go on from.
     """
     checkpoints, identity = CheckpointFolder(folder.path / record.CHECKPOINTS), _identity(recipe, source, pieces, job, precision)
-    start = _agreed(checkpoints, folder, recipe, identity, job)
+    start = _agreed(lambda: _start(checkpoints, folder, recipe, source, identity, job), job)
 
     def save(step: int, epoch: int, state: Mapping[str, Any], writers: Mapping[str, Writer], is_best: bool) -> None:
         try:
@@ -51,12 +53,12 @@ def _identity(recipe: Recipe, source: DataSource, pieces: Pieces, job: Job, prec
     }
 
 
-def _agreed(checkpoints: CheckpointFolder, folder: record.RunFolder, recipe: Recipe, identity: Mapping[str, Any], job: Job) -> Checkpoint | None:
+def _agreed(find: Callable[[], Checkpoint | None], job: Job) -> Checkpoint | None:
     """What the first process finds, told to all, also if it can't be used."""
     outcome: list[Any] = [None]
     if job.is_main:
         try:
-            outcome = [_start(checkpoints, folder, recipe, identity, job)]
+            outcome = [find()]
         except DistillError as error:
             outcome = [error]
     start = broadcast_object_list(outcome)[0]
@@ -65,7 +67,9 @@ def _agreed(checkpoints: CheckpointFolder, folder: record.RunFolder, recipe: Rec
     return start
 
 
-def _start(checkpoints: CheckpointFolder, folder: record.RunFolder, recipe: Recipe, identity: Mapping[str, Any], job: Job) -> Checkpoint | None:
+def _start(
+    checkpoints: CheckpointFolder, folder: record.RunFolder, recipe: Recipe, source: DataSource, identity: Mapping[str, Any], job: Job
+) -> Checkpoint | None:
     start, complaints = checkpoints.newest()
     for complaint in complaints:
         job.console.print(f"{complaint}; an older one is used", style="yellow", soft_wrap=True)
@@ -73,7 +77,7 @@ def _start(checkpoints: CheckpointFolder, folder: record.RunFolder, recipe: Reci
         folder.cut_metrics(0)
         (folder.path / record.TIMING_FILE).unlink(missing_ok=True)
         return None
-    _require_same(start, recipe, identity)
+    _require_same(start, recipe, source, identity)
     folder.cut_metrics(start.state["metrics_bytes"])
     job.console.print(f"going on from {start.path.name}", style="bold")
     then, now = start.state["environment"], identity["environment"]
@@ -82,11 +86,34 @@ def _start(checkpoints: CheckpointFolder, folder: record.RunFolder, recipe: Reci
     return start
 
 
-def _require_same(start: Checkpoint, recipe: Recipe, identity: Mapping[str, Any]) -> None:
-    state, keys = start.state, ("recipe", "data", "teacher", "environment", "best", "recent", "metrics_bytes")
-    if missing := [key for key in keys if key not in state]:
-        raise DataError(f"checkpoint {start.path} does not say: {', '.join(missing)}; remove it to go on from an older one")
-    if changed := differences(Recipe.model_validate(state["recipe"]), recipe):
+class _Recent(BaseModel, allow_inf_nan=False):
+    rows: list[list[list[float]]]
+    norms: list[float]
+    dtype: Literal["float32", "float64"]
+
+
+class _State(BaseModel, allow_inf_nan=False):
+    """What a checkpoint says in words and numbers."""
+
+    recipe: Recipe
+    data: str
+    teacher: str | None
+    environment: dict[str, Any]
+    best: float | None
+    recent: _Recent
+    metrics_bytes: NonNegativeInt
+
+
+def _require_same(start: Checkpoint, recipe: Recipe, source: DataSource, identity: Mapping[str, Any]) -> None:
+    state, plan = start.state, plan_run(recipe, source, world_size=1)
+    try:
+        old = _State.model_validate(state).recipe
+        if start.step > plan.num_steps or start.epoch > plan.num_epochs:
+            raise ValueError(f"step {start.step} of {plan.num_steps}")
+    except ValueError as error:  # pydantic's is one, and says in its second line which key it is about
+        what = ": ".join(str(error).splitlines()[1:3]) or str(error)
+        raise DataError(f"{start.path / 'state.json'} is not what a run writes ({what}); remove it to go on from an older one") from error
+    if changed := differences(old, recipe):
         raise RecipeError(f"checkpoint {start.path} is of another recipe:\n  " + "\n  ".join(changed))
     if state["data"] != identity["data"]:
         raise DataError(f"the pictures are not those that {start.path} was trained on (files, labels or classes have changed); set run_name=OTHER")
@@ -96,10 +123,11 @@ def _require_same(start: Checkpoint, recipe: Recipe, identity: Mapping[str, Any]
 
 def require_space(recipe: Recipe, pieces: Pieces, folder: record.RunFolder) -> None:
     """Raises DataError if the disk has no room for what the run writes."""
-    needed, free = bytes_written(recipe, pieces), shutil.disk_usage(folder.path).free
+    there = sum(path.stat().st_size for path in (folder.path / record.CHECKPOINTS).glob("*/*"))  # of this run, which goes on
+    needed, free = bytes_written(recipe, pieces) - there, shutil.disk_usage(folder.path).free
     if free < needed:
         raise DataError(
-            f"{folder.path} has {_megabytes(free)} free, and this run writes up to {_megabytes(needed)} (checkpoints of "
+            f"{folder.path} has {_megabytes(free)} free, and this run writes up to {_megabytes(needed)} more (checkpoints of "
             f"{_megabytes(checkpoint_bytes(recipe, pieces))}); free some, or set runs_dir=FOLDER on another disk or train.keep_checkpoints=1"
         )
 

@@ -229,6 +229,16 @@ def test_loss_scaling_as_for_fp16_changes_nothing_in_float32():
     assert not torch.equal(parameters[0], torch.zeros_like(parameters[0]))
 
 
+def test_steps_that_a_loss_scaler_leaves_out_do_not_count():
+    """As for fp16: a gradient that overflows is scaled down and tried again, and nothing is said."""
+    distiller, teacher = make_distiller({"ce": CrossEntropy()})
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127, growth_interval=1000)
+    trainer = make_trainer(distiller, teacher, num_steps=4, scaler=scaler)
+    trainer.train()
+    assert scaler.get_scale() < 2.0**127
+    assert all(parameter.isfinite().all() for parameter in distiller.parameters())
+
+
 def test_moving_average_follows_the_closed_form():
     distiller, teacher = make_distiller({"ce": CrossEntropy()})
     averaged = AveragedModel(distiller.student.model, multi_avg_fn=get_ema_multi_avg_fn(0.5))

@@ -1,0 +1,65 @@
+"""Started by tests/test_checkpoints.py in a name space in which it may mount: a run on a disk that fills up, grows, and becomes read-only."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from runs import SMALL, contents
+
+from distill import cli, training_run
+from distill.checkpoints import CheckpointFolder
+
+RUN = [*SMALL, "run_name=run", "train.checkpoint_every_steps=2"]
+
+
+def train(*arguments: str) -> tuple[int, str]:
+    with contextlib.redirect_stderr(io.StringIO()) as err, contextlib.redirect_stdout(io.StringIO()):
+        code = cli.main(["train", *arguments])
+    return code, err.getvalue()
+
+
+def mount(*arguments: str) -> None:
+    subprocess.run(["mount", *arguments], check=True)
+
+
+def main() -> None:
+    os.environ["DISTILL_CACHE"] = str(Path("cache").resolve())
+    assert train(*RUN)[0] == 0
+    whole = contents("runs/run")
+    shutil.rmtree("runs")
+    Path("runs").mkdir()
+
+    mount("-t", "tmpfs", "-o", "size=5m", "tmpfs", "runs")
+    code, err = train(*RUN)
+    assert code == 3, err
+    assert "this run writes up to" in err, err
+    training_run.require_space = lambda *_: None  # as if another program filled the disk later: room for one checkpoint of 3 MB and not for two
+    code, err = train(*RUN, "--resume")
+    assert code in (0, 3), err
+    assert "No space left on device; it needs 3 MB" in err, err
+    assert "training goes on" in err, err
+    newest, complaints = CheckpointFolder(Path("runs/run/checkpoints")).newest()
+    assert newest is not None
+    assert complaints == []
+    mount("-o", "remount,size=100m", "runs")
+    if code:
+        code, err = train("--resume", "runs/run")
+        assert code == 0, err
+    found = contents("runs/run")
+    same = {name: found[name] == whole[name] for name in ("student.safetensors", "metrics.jsonl", "predictions.npz")}
+    assert all(same.values()), same
+
+    mount("-o", "remount,ro", "runs")
+    code, err = train(*RUN, "run_name=other")
+    assert code == 3, err
+    assert "can't write to runs/other: Read-only file system" in err, err
+    print("all as it should be")
+
+
+if __name__ == "__main__":
+    main()
