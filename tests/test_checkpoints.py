@@ -195,7 +195,7 @@ def test_too_little_space_is_said_before_anything_is_trained(distill, monkeypatc
 
 
 def test_full_and_read_only_disks_for_real(tmp_path):
-    """On a disk of memory that is just large enough to begin, then full; then made larger; then read-only. In a name space of its own: no root needed."""
+    """On a disk of memory that is just large enough to begin; then full; larger; read-only. In a name space of its own, so that no root is needed."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join((str(HERE), str(HERE.parent)))}
     command = ["unshare", "--map-root-user", "--mount", sys.executable, str(HERE / "small_disk.py")]
     result = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300)
