@@ -89,6 +89,16 @@ def test_two_processes_stopped_and_gone_on_with_give_the_same_bits_with_batch_no
     assert contents("runs/cut") == contents("runs/whole")
 
 
+def test_frozen_parts_feature_losses_and_accumulation_need_no_search_for_unused_parameters():
+    arguments = [*SMALL, "losses.ce=null", "losses.kd=null", "losses.at={weight: 100, layers: [layer2, layer3]}", "train.unused=freeze"]
+    arguments += ["student.frozen=[conv1, bn1]", "train.accumulation=2", "student.model=resnet18", "student.norm=group", "train.precision=fp64"]
+    arguments += ["train.max_steps=4"]
+    run(ONE, *arguments, "run_name=one")
+    err = run(TORCHRUN, *arguments, "run_name=two")
+    assert "frozen, as train.unused=freeze says" in err
+    assert largest_difference("one", "two") < 1e-12
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_torchrun_that_is_stopped_leaves_a_checkpoint_of_one_step(number):
     process = start(TORCHRUN, *SLOW, "run_name=slow", "train.checkpoint_every_minutes=1000", *PLUGIN, "losses.writes_its_pid={weight: 0}")
