@@ -28,7 +28,6 @@ OPTIONS = [
     "teacher.model=timm/test_resnet",
     "control=false",
     "teacher.check=false",
-    "~data.arguments",
 ]
 OPTIONS += ["data.source=imagefolder", "data.root=pictures", "data.image_size=32", "data.workers=2", "data.augment.flip=0.5", "train.max_steps=null"]
 OPTIONS += ["losses.kd=null", "losses.ctkd={weight: 0.5}", "losses.fitnet={weight: auto(0.5), layers: [layer2, layer4]}", "train.accumulation=2"]
@@ -91,9 +90,8 @@ def main() -> None:
     steps, memory = (np.array([row[key] for row in settled], dtype=float) for key in ("step", "memory_bytes"))
     slope = np.polyfit(steps, memory, 1)[0] * 1000
     grown = memory[-1] - memory[0]
-    print(
-        f"memory at step {steps[0]:.0f}: {memory[0] / 1e6:.1f} MB, at the end: {memory[-1] / 1e6:.1f} MB ({grown / 1e6:+.1f} MB, {grown / memory[0]:+.2%})"
-    )
+    change = f"{grown / 1e6:+.1f} MB, {grown / memory[0]:+.2%}"
+    print(f"memory at step {steps[0]:.0f}: {memory[0] / 1e6:.1f} MB, at the end: {memory[-1] / 1e6:.1f} MB ({change})")
     print(f"slope of a straight line through {len(settled)} points: {slope / 1e6:+.2f} MB per 1,000 steps")
     for key in ("threads", "file_handles", "hooks", "tensor_bytes"):
         values = sorted({row[key] for row in settled})
