@@ -93,6 +93,8 @@ def main() -> None:
     change = f"{grown / 1e6:+.1f} MB, {grown / memory[0]:+.2%}"
     print(f"memory at step {steps[0]:.0f}: {memory[0] / 1e6:.1f} MB, at the end: {memory[-1] / 1e6:.1f} MB ({change})")
     print(f"slope of a straight line through {len(settled)} points: {slope / 1e6:+.2f} MB per 1,000 steps")
+    lowest = ", ".join(f"{part.min() / 1e6:.1f}" for part in np.array_split(memory, 4))  # the allocator gives back large buffers some time later
+    print(f"lowest in each quarter: {lowest} MB")
     for key in ("threads", "file_handles", "hooks", "tensor_bytes"):
         values = sorted({row[key] for row in settled})
         print(f"{key}: {values[0]:,}" + (f" to {values[-1]:,}" if len(values) > 1 else ", constant"))

@@ -8,7 +8,9 @@ import shlex
 from pathlib import Path
 
 import pytest
+from runs import SMALL
 
+from distill.recipe_files import load_recipe, to_yaml
 from distill.resolve import Catalogue
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -49,18 +51,29 @@ def test_readmes_loss_works_from_its_own_file_and_is_short(distill):
 def test_each_train_command_of_the_readme_is_valid(command, distill):
     Path("direction.py").write_text(block("python", "class Direction"))
     Path("direction.yaml").write_text(block("yaml", "direction"))
+    Path("runs/r50_to_r18-seed0").mkdir(parents=True)
+    Path("runs/r50_to_r18-seed0/recipe.resolved.yaml").write_text(to_yaml(load_recipe("r50_to_r18")))  # a run, for the command that goes on with it
     arguments = [part for part in shlex.split(command)[1:] if part != "--dry-run"]
     code, out, err = distill(*arguments, "--dry-run")
     assert code == 0, err
     assert "student.model" in out
 
 
-@pytest.mark.parametrize("command", [command for command in commands() if command not in train_commands()])
+@pytest.mark.parametrize("command", [command for command in commands() if command not in train_commands() and "--replay" not in command])
 def test_each_other_command_of_the_readme_runs(command, distill):
     Path("direction.py").write_text(block("python", "class Direction"))
     code, out, err = distill(*shlex.split(command)[1:])
     assert code == 0, err
     assert out
+
+
+def test_readmes_command_to_replay_a_batch_runs(distill, monkeypatch):
+    monkeypatch.setenv("DISTILL_PLUGINS", str(ROOT / "tests" / "odd_losses.py"))
+    assert distill("train", *SMALL, "losses.not_finite={weight: 1, sample_id: 7, view: 1}", "run_name=NAME")[0] == 4
+    (command,) = [command for command in commands() if "--replay" in command]
+    code, out, err = distill(*shlex.split(command)[1:])
+    assert code == 0, err
+    assert "not_finite" in out
 
 
 def test_readmes_combination_of_losses_trains(distill):
