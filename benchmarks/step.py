@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from torch.nn.utils import get_total_norm
 
 from benchmarks.interleave import interleave
 from distill.build.pieces import build_pieces
@@ -62,7 +63,7 @@ def hand_written(source: Synthetic, batch_size: int, device: torch.device, preci
 
     def run() -> None:
         student.train()
-        table, order, sums = view_table(0, 0, len(labels)), permutation(0, 0, len(labels)), torch.zeros(4, device=device)
+        table, order, rows, norms = view_table(0, 0, len(labels)), permutation(0, 0, len(labels)), [], []
         for start in range(0, len(labels) - batch_size + 1, batch_size):
             ids = order[start : start + batch_size]
             images = views.apply(pixels[ids], table[ids]).to(torch.float32, memory_format=torch.channels_last).sub_(mean).mul_(scale)
@@ -75,14 +76,15 @@ def hand_written(source: Synthetic, batch_size: int, device: torch.device, preci
             ce = F.cross_entropy(ours, answers)
             kd = 16 * F.kl_div(F.log_softmax(ours / 4, 1), F.log_softmax(theirs / 4, 1), reduction="batchmean", log_target=True)
             loss = 0.5 * ce + 0.5 * kd
-            if device.type == "cpu" and not loss.isfinite():
-                raise ArithmeticError("not finite")
             loss.backward()
-            sums += torch.stack([loss.detach(), ce.detach(), kd.detach(), (ours.detach().argmax(1) == answers).sum()])
+            rows.append(torch.stack([loss.detach(), ce.detach(), kd.detach(), (ours.detach().argmax(1) == answers).float().mean()]))
+            norms.append(get_total_norm([parameter.grad for parameter in student.parameters()]))
+            optimizer.found_inf = (~norms[-1].isfinite()).float()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        num_steps = len(labels) // batch_size
-        values = (sums / num_steps).tolist()
+        values = torch.stack(rows).mean(dim=0).tolist()
+        if not torch.stack(norms).isfinite().all():
+            raise ArithmeticError("not finite")
         losses.append({"event": "train", "loss": values[0], "ce": values[1], "kd": values[2]})
 
     return run, losses
