@@ -50,6 +50,8 @@ def run_job(draft: Draft, recipe: Recipe, catalogue: Catalogue, *, resume: bool 
 
     resume: to go on with an unfinished run of this recipe, if there is one. run: the folder to go on with.
     """
+    if run is not None:  # named from wherever the person is now: the student alone is beside it
+        recipe = recipe.model_copy(update={"runs_dir": str(run.parent)})
     use_all_cores()
     state = processes()
     with Stopper(recipe.time_limit) as stopper:

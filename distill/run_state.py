@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
 from accelerate.utils import broadcast_object_list
-from pydantic import BaseModel, NonNegativeInt
+from pydantic import BaseModel, NonNegativeFloat, NonNegativeInt
 
 from distill import record
 from distill.build.pieces import Pieces
@@ -26,14 +27,15 @@ from distill.running import Job
 def make_saving(recipe: Recipe, folder: record.RunFolder, source: DataSource, pieces: Pieces, job: Job, precision: str) -> Saving:
     """Where and when the run is saved, and the checkpoint that it goes on from, if there is one. Takes metrics.jsonl back to that moment.
 
-    Raises RecipeError or DataError if there is one that this run can't go on from.
+    To be called when the run begins: from then on its seconds are counted. Raises RecipeError or DataError if it can't go on from the one there is.
     """
     checkpoints, identity = CheckpointFolder(folder.path / record.CHECKPOINTS), _identity(recipe, source, pieces, job, precision)
+    began = time.perf_counter()
     start = _agreed(lambda: _start(checkpoints, folder, recipe, source, identity, job), job)
 
     def save(step: int, epoch: int, state: Mapping[str, Any], writers: Mapping[str, Writer], is_best: bool) -> None:
         try:
-            whole = {**identity, **state, "metrics_bytes": folder.metrics_size()}
+            whole = {**identity, **state, "metrics_bytes": folder.metrics_size(), "seconds": seconds_before(start) + time.perf_counter() - began}
             checkpoints.save(step, epoch, whole, writers, is_best=is_best, keep=recipe.train.keep_checkpoints)
         except OSError as error:
             what = f"the checkpoint of step {step} can't be written to {checkpoints.path}: {error.strerror or error}"
@@ -102,6 +104,7 @@ class _State(BaseModel, allow_inf_nan=False):
     best: float | None
     recent: _Recent
     metrics_bytes: NonNegativeInt
+    seconds: NonNegativeFloat = 0.0
 
 
 def _require_same(start: Checkpoint, recipe: Recipe, source: DataSource, identity: Mapping[str, Any]) -> None:
@@ -119,6 +122,11 @@ def _require_same(start: Checkpoint, recipe: Recipe, source: DataSource, identit
         raise DataError(f"the pictures are not those that {start.path} was trained on (files, labels or classes have changed); set run_name=OTHER")
     if state["teacher"] != identity["teacher"]:
         raise DataError(f"the teacher's weights are not those that {start.path} was trained with; bring them back, or set run_name=OTHER")
+
+
+def seconds_before(start: Checkpoint | None) -> float:
+    """How long the run had taken when the checkpoint was written."""
+    return start.state.get("seconds", 0.0) if start is not None else 0.0
 
 
 def require_space(recipe: Recipe, pieces: Pieces, folder: record.RunFolder) -> None:

@@ -26,12 +26,13 @@ from distill.engine.costs import Costs
 from distill.engine.evaluation import Score, score
 from distill.engine.network import Network
 from distill.engine.runtime import make_accelerator, only_deterministic, resolve_precision
+from distill.engine.saving import Saving
 from distill.errors import DataError, DivergedError
 from distill.models.weight_files import save_weights
 from distill.recipe import Recipe
 from distill.recipe_files import fingerprint, to_yaml
 from distill.report.console import RunProgress
-from distill.run_state import make_saving, require_space
+from distill.run_state import make_saving, require_space, seconds_before
 from distill.running import Job
 from distill.teacher_check import check_teacher
 
@@ -104,10 +105,11 @@ def _train_run(
         require_space(recipe, pieces, folder)
     if pieces.teacher is not None:
         check_teacher(recipe, source, pieces, accelerator, job, claimed=teacher_weights.val_top1 if teacher_weights else None)
-    scored = _train(recipe, name, folder, source, job, pieces, accelerator, precision)
+    saving = make_saving(recipe, folder, source, pieces, job, precision)
+    scored = _train(recipe, name, folder, source, job, pieces, accelerator, precision, saving)
     with job.stopper.deferred():  # all that was trained is in a checkpoint
         scores = {part: _score_part(recipe, source, part, scored, pieces, accelerator, job) for part in ("val", "test")}
-    summary = _summarise(recipe, name, source, job, scores, costs, time.perf_counter() - started)
+    summary = _summarise(recipe, name, source, job, scores, costs, seconds_before(saving.start) + time.perf_counter() - started)
     if job.is_main:
         _write_results(folder, recipe, scored, scores, summary)
     job.state.wait_for_everyone()
@@ -126,7 +128,15 @@ def _write_results(folder: record.RunFolder, recipe: Recipe, scored: Network, sc
 
 
 def _train(
-    recipe: Recipe, name: str, folder: record.RunFolder, source: DataSource, job: Job, pieces: Pieces, accelerator: Accelerator, precision: str
+    recipe: Recipe,
+    name: str,
+    folder: record.RunFolder,
+    source: DataSource,
+    job: Job,
+    pieces: Pieces,
+    accelerator: Accelerator,
+    precision: str,
+    saving: Saving,
 ) -> Network:
     """Trains with progress shown and metrics written by the first process; returns the network that is scored and kept."""
     plan = plan_run(recipe, source, job.state.num_processes)
@@ -137,7 +147,6 @@ def _train(
                 folder.append(event)
                 progress(event)
 
-        saving = make_saving(recipe, folder, source, pieces, job, precision)
         trainer, scored = build_trainer(recipe, source, pieces, accelerator, precision=precision, log=log, saving=saving, stopper=job.stopper)
         try:
             trainer.train()

@@ -68,7 +68,8 @@ class Stopper:
             raise stopped(self._reason)
         if is_first and self._is_main:
             again = "; press Ctrl-C again to stop at once" if number == signal.SIGINT else ""
-            print(f"{_REASONS[self._reason]}: stopping after this step, and saving{again}", file=sys.stderr, flush=True)
+            with contextlib.suppress(RuntimeError):  # it came while something else was being written
+                print(f"{_REASONS[self._reason]}: stopping after this step, and saving{again}", file=sys.stderr, flush=True)
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:

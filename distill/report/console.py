@@ -88,4 +88,4 @@ class RunProgress:
         return "  ".join(part for part in parts if part)
 
 
-_NOT_TERMS = {"event", "epoch", "step", "lr", "loss", "top1", "images_per_second"}
+_NOT_TERMS = {"event", "epoch", "step", "lr", "loss", "top1", "gradient_norm", "images_per_second"}
