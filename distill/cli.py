@@ -8,9 +8,8 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
-from distill import __version__
+from distill import __version__, commands
 from distill.errors import DistillError, RecipeError, StoppedError
 
 _OWN = "your own losses or data sources; may be repeated"
@@ -23,6 +22,12 @@ examples:
   distill train --resume runs/r50_to_r18-seed0                go on with a run that was stopped or killed, exactly
   distill train --recipe r50_to_r18 --resume                  the same, or begin if there is none: for jobs that a cluster starts again
   accelerate launch distill/run.py --recipe r50_to_r18        the same, on any number of GPUs
+"""
+_DOCTOR_HELP = """\
+examples:
+  distill doctor r50_to_r18                                   what that job needs, and what would end it, in about a minute
+  distill doctor --replay runs/r50_to_r18-seed0               where the loss or gradient of a run was first not finite
+  distill doctor                                              versions, devices, features
 """
 _NEW_HELP = """\
 then:
@@ -85,14 +90,15 @@ def _parser() -> argparse.ArgumentParser:
         prog="distill", description="A small student learns from a big teacher, and is compared with the same student alone."
     )
     parser.add_argument("--version", action="version", version=f"distill {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    _add_train(commands)
-    _add_losses(commands)
+    parsers = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_train(parsers)
+    _add_losses(parsers)
+    _add_doctor(parsers)
     return parser
 
 
-def _add_train(commands: argparse._SubParsersAction) -> None:
-    train = _add(commands, "train", _train, "train the student of a recipe", epilog=_TRAIN_HELP)
+def _add_train(parsers: argparse._SubParsersAction) -> None:
+    train = _add(parsers, "train", commands.train, "train the student of a recipe", epilog=_TRAIN_HELP)
     train.add_argument("--recipe", metavar="NAME|FILE", help="a shipped recipe's name, a YAML file, or a run's folder")
     train.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="change a value of the recipe; ~KEY removes it")
     train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="the same as a plain KEY=VALUE; may be repeated")
@@ -101,100 +107,37 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
     train.add_argument("--dry-run", action="store_true", help="show the resolved recipe and where each value comes from, and stop")
 
 
-def _add_losses(commands: argparse._SubParsersAction) -> None:
-    losses = commands.add_parser("losses", help="which losses there are; write and check your own").add_subparsers(required=True, metavar="COMMAND")
-    listing = _add(losses, "list", _list_losses, "every loss, with its idea, paper, usual weights and cost")
+def _add_losses(parsers: argparse._SubParsersAction) -> None:
+    losses = parsers.add_parser("losses", help="which losses there are; write and check your own").add_subparsers(required=True, metavar="COMMAND")
+    listing = _add(losses, "list", commands.list_losses, "every loss, with its idea, paper, usual weights and cost")
     listing.add_argument("--json", action="store_true", help="all that is known of each, for programs")
-    show = _add(losses, "show", _show_loss, "one loss: its equation, arguments and recipe")
+    show = _add(losses, "show", commands.show_loss, "one loss: its equation, arguments and recipe")
     show.add_argument("name", metavar="NAME")
-    new = _add(losses, "new", _new_loss, "write NAME.py, a commented loss that works, and test_NAME.py, its test", epilog=_NEW_HELP)
+    new = _add(losses, "new", commands.new_loss, "write NAME.py, a commented loss that works, and test_NAME.py, its test", epilog=_NEW_HELP)
     new.add_argument("name", metavar="NAME", help="its name in a recipe, such as my_loss")
-    check = _add(losses, "check", _check_losses, "does every loss of a file keep the contract of a loss?")
+    check = _add(losses, "check", commands.check_losses, "does every loss of a file keep the contract of a loss?")
     check.add_argument("file", metavar="FILE")
     check.add_argument("arguments", nargs="*", metavar="KEY=VALUE", help="arguments of the loss, where its defaults won't do")
     for command in (listing, show):
         command.add_argument("--plugin", action="append", default=[], metavar="FILE|MODULE", help=_OWN)
 
 
-def _add(commands: argparse._SubParsersAction, name: str, run: Callable, words: str, epilog: str | None = None) -> argparse.ArgumentParser:
+def _add_doctor(parsers: argparse._SubParsersAction) -> None:
+    words = "what a recipe will do and need here, and what would end it"
+    doctor = _add(parsers, "doctor", commands.doctor, words, epilog=_DOCTOR_HELP)
+    doctor.add_argument("overrides", nargs="*", metavar="RECIPE [KEY=VALUE ...]", help="a recipe as for train, and values to change in it")
+    doctor.add_argument("--recipe", metavar="NAME|FILE", help="the same as a plain RECIPE")
+    doctor.add_argument("--replay", metavar="RUN", help="run the batch again at which RUN's loss or gradient was not finite")
+    doctor.add_argument("--json", action="store_true", help="all that is found, for programs")
+    doctor.add_argument("--plugin", action="append", default=[], metavar="FILE|MODULE", help=_OWN)
+
+
+def _add(parsers: argparse._SubParsersAction, name: str, run: Callable, words: str, epilog: str | None = None) -> argparse.ArgumentParser:
     description = words[0].upper() + words[1:]
-    parser = commands.add_parser(name, help=words, description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parsers.add_parser(name, help=words, description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--traceback", action="store_true", help="show the traceback of an error")
     parser.set_defaults(run=run)
     return parser
-
-
-def _train(options: argparse.Namespace) -> None:
-    from distill.recipe_files import read_draft
-
-    overrides, run = [*options.overrides, *options.set], None
-    if isinstance(options.resume, str):
-        run, options.resume = _run_folder(options.resume), False
-        if options.recipe is not None:
-            raise RecipeError(f"--resume {run} goes on with that run's own recipe: leave out --recipe, or say --resume alone")
-    elif options.recipe is None:
-        if not overrides or "=" in overrides[0] or overrides[0].startswith("~"):
-            raise RecipeError("which recipe? say --recipe NAME, such as --recipe r50_to_r18")
-        options.recipe, *overrides = overrides
-    draft = read_draft(run or options.recipe, overrides)
-
-    from distill.job import check, run_job  # late: torch takes seconds to import, and a wrong recipe name needs none of it
-
-    catalogue = _catalogue(options)
-    recipe = check(draft, catalogue)
-    if options.dry_run:
-        _show(draft, recipe)
-    else:
-        run_job(draft, recipe, catalogue, resume=bool(options.resume), run=run)
-
-
-def _run_folder(name: str) -> Path:
-    from distill.record import RECIPE_FILE
-
-    path = Path(name)
-    if not (path / RECIPE_FILE).is_file():
-        what = "has no recipe.resolved.yaml, so it is no run's folder" if path.is_dir() else "is not there"
-        raise RecipeError(f"--resume {name}: the folder {what}; to go on with the run of a recipe, say --recipe NAME --resume")
-    return path
-
-
-def _show(draft, recipe) -> None:
-    from distill.recipe_files import explain
-
-    rows = [(path, str(value), str(origin)) for path, value, origin in explain(draft, recipe)]
-    widths = [max(len(row[column]) for row in rows) for column in range(2)]
-    for path, value, origin in rows:
-        print(f"{path:<{widths[0]}}  {value:<{min(40, widths[1])}}  {origin}")
-
-
-def _list_losses(options: argparse.Namespace) -> None:
-    from distill.losses_command import list_losses
-
-    list_losses(_catalogue(options), as_json=options.json)
-
-
-def _show_loss(options: argparse.Namespace) -> None:
-    from distill.losses_command import show_loss
-
-    show_loss(_catalogue(options), options.name)
-
-
-def _new_loss(options: argparse.Namespace) -> None:
-    from distill.new_loss import write_new_loss
-
-    print(write_new_loss(options.name), end="")
-
-
-def _check_losses(options: argparse.Namespace) -> None:
-    from distill.losses_command import check_file
-
-    check_file(options.file, options.arguments)
-
-
-def _catalogue(options: argparse.Namespace):
-    from distill.resolve import Catalogue
-
-    return Catalogue([*options.plugin, *filter(None, os.environ.get("DISTILL_PLUGINS", "").split(os.pathsep))])
 
 
 def _wants_traceback(options: argparse.Namespace) -> bool:

@@ -53,7 +53,8 @@ class Draft(NamedTuple):
             faults = [Problem(dotted(path), message, self.origin(path)) for path, message in what_is_wrong(error)]
         # what could not be read is missing or null, and saying that too would only confuse
         problems += [fault for fault in (*self._idle_removals(), *faults) if fault.path not in known]
-        problems += [problem if problem.origin else problem._replace(origin=self.origin(problem.path)) for problem in extra_problems]
+        for path, message, origin in extra_problems:  # found by others, in values as they were written
+            problems.append(Problem(printable(path), message, origin or self.origin(path)))
         if recipe is None or problems:
             raise RecipeError("\n".join(dict.fromkeys(map(str, problems))))
         return recipe

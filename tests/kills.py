@@ -1,7 +1,7 @@
 """python tests/kills.py [--kills 25] [--seed 0]
 
-Kills a training run with SIGKILL at random moments, in turn within a step, while a checkpoint is written and during an evaluation; goes on with it, and
-compares weights, metrics, predictions and the last checkpoint with those of the run that was never killed, byte for byte. Linux and macOS.
+Kills a training run with SIGKILL at random moments, in turn within a step, while a checkpoint is written and during an evaluation; goes on with it;
+and compares weights, metrics, predictions and the last checkpoint with those of the run that was never killed, byte for byte. Linux and macOS.
 """
 
 from __future__ import annotations

@@ -58,18 +58,11 @@ FLOORS = {
     "distill.job": 6,
     "distill.losses_command": 6,
     "distill.new_loss": 6,
-    "distill.doctor": 6,
-    "distill.doctor_checks": 6,
-    "distill.doctor_findings": 6,
-    "distill.doctor_machine": 6,
-    "distill.doctor_measures": 6,
-    "distill.doctor_show": 6,
-    "distill.replay": 6,
-    "distill.replay_look": 6,
-    "distill.replay_show": 6,
-    "distill.cli": 7,
-    "distill.run": 7,
-    "distill.__main__": 7,
+    "distill.doctor": 7,
+    "distill.commands": 8,
+    "distill.cli": 8,
+    "distill.run": 8,
+    "distill.__main__": 8,
 }
 
 

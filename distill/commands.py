@@ -1,0 +1,103 @@
+"""What each command does with its options. Everything is imported late: torch takes seconds, and help or a wrong name needs none of it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from distill.errors import RecipeError
+
+
+def train(options: argparse.Namespace) -> None:
+    from distill.recipe_files import read_draft
+
+    overrides, run = [*options.overrides, *options.set], None
+    if isinstance(options.resume, str):
+        run, options.resume = _run_folder(options.resume), False
+        if options.recipe is not None:
+            raise RecipeError(f"--resume {run} goes on with that run's own recipe: leave out --recipe, or say --resume alone")
+    elif options.recipe is None:
+        if not overrides or "=" in overrides[0] or overrides[0].startswith("~"):
+            raise RecipeError("which recipe? say --recipe NAME, such as --recipe r50_to_r18")
+        options.recipe, *overrides = overrides
+    draft = read_draft(run or options.recipe, overrides)
+
+    from distill.job import check, run_job
+
+    catalogue = _catalogue(options)
+    recipe = check(draft, catalogue)
+    if options.dry_run:
+        _show(draft, recipe)
+    else:
+        run_job(draft, recipe, catalogue, resume=bool(options.resume), run=run)
+
+
+def _run_folder(name: str) -> Path:
+    from distill.record import RECIPE_FILE
+
+    path = Path(name)
+    if not (path / RECIPE_FILE).is_file():
+        what = "has no recipe.resolved.yaml, so it is no run's folder" if path.is_dir() else "is not there"
+        raise RecipeError(f"--resume {name}: the folder {what}; to go on with the run of a recipe, say --recipe NAME --resume")
+    return path
+
+
+def _show(draft, recipe) -> None:
+    from distill.recipe_files import explain
+
+    rows = [(path, str(value), str(origin)) for path, value, origin in explain(draft, recipe)]
+    widths = [max(len(row[column]) for row in rows) for column in range(2)]
+    for path, value, origin in rows:
+        print(f"{path:<{widths[0]}}  {value:<{min(40, widths[1])}}  {origin}")
+
+
+def list_losses(options: argparse.Namespace) -> None:
+    from distill.losses_command import list_losses
+
+    list_losses(_catalogue(options), as_json=options.json)
+
+
+def show_loss(options: argparse.Namespace) -> None:
+    from distill.losses_command import show_loss
+
+    show_loss(_catalogue(options), options.name)
+
+
+def new_loss(options: argparse.Namespace) -> None:
+    from distill.new_loss import write_new_loss
+
+    print(write_new_loss(options.name), end="")
+
+
+def check_losses(options: argparse.Namespace) -> None:
+    from distill.losses_command import check_file
+
+    check_file(options.file, options.arguments)
+
+
+def doctor(options: argparse.Namespace) -> None:
+    words = options.overrides
+    if options.replay is not None:
+        if words or options.recipe is not None:
+            raise RecipeError(f"--replay {options.replay} takes that run's own recipe: leave out {options.recipe or words[0]}")
+        from distill.doctor.replay import replay
+
+        return replay(options.replay, _catalogue(options), as_json=options.json)
+    if options.recipe is None and words:
+        if "=" in words[0] or words[0].startswith("~"):
+            raise RecipeError(f"which recipe is {words[0]} for? say distill doctor NAME {' '.join(words)}")
+        options.recipe, *words = words
+    from distill.doctor.diagnose import diagnose
+
+    return diagnose(options.recipe, words, _plugins(options), as_json=options.json)
+
+
+def _catalogue(options: argparse.Namespace):
+    from distill.resolve import Catalogue
+
+    return Catalogue(_plugins(options))
+
+
+def _plugins(options: argparse.Namespace) -> list[str]:
+    return [*options.plugin, *filter(None, os.environ.get("DISTILL_PLUGINS", "").split(os.pathsep))]
