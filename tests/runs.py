@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-# The smallest ResNet that timm has; 22 steps of 5 epochs, of which the last is cut short; metrics that are not read at every checkpoint. Everything is:
-# a memory bank, projectors, a learned temperature, an average, weights found in the first step, schedules, dropout, accumulation.
+# The smallest ResNet that timm has; 22 steps of 5 epochs, of which the last is cut short; metrics that are not read at every checkpoint.
+# Everything is: a memory bank, projectors, a learned temperature, an average, weights found in the first step, schedules, dropout, accumulation.
 SMALL = ["--recipe", "smoke", "student.model=timm/test_resnet", "teacher.model=timm/test_resnet", "control=false", "teacher.check=false"]
 SMALL += ["data.arguments={num_train: 40, num_val: 24, num_test: 24}", "train.epochs=5", "train.max_steps=22", "train.lr=0.05", "train.log_every=3"]
 SMALL += ["train.precision=fp32"]
