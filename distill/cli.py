@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from distill import __version__, commands
-from distill.errors import DistillError, RecipeError, StoppedError
+from distill.errors import DistillError, DivergedError, RecipeError, StoppedError
 
 _OWN = "your own losses or data sources; may be repeated"
 _TRAIN_HELP = """\
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{error}", file=sys.stderr, flush=True)
         return error.exit_code
     except DistillError as error:
-        if _is_main() or not isinstance(error, RecipeError):  # a wrong recipe is found out by all processes alike
+        if _is_main() or not isinstance(error, RecipeError | DivergedError):  # these are found out by all processes alike
             _print_error(str(error), options)
         return error.exit_code
     except KeyboardInterrupt:

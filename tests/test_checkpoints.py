@@ -194,6 +194,7 @@ def test_too_little_space_is_said_before_anything_is_trained(distill, monkeypatc
     assert not Path("runs/run/metrics.jsonl").exists()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="mounts a disk of memory, as Linux does it")
 def test_full_and_read_only_disks_for_real(tmp_path):
     """On a disk of memory that is just large enough to begin; then full; larger; read-only. In a name space of its own, so that no root is needed."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join((str(HERE), str(HERE.parent)))}

@@ -23,6 +23,7 @@ PLUGIN = ["--plugin", str(ROOT / "tests" / "odd_losses.py")]
 EXACT = [*SMALL, "train.precision=fp64", "student.model=resnet18", "student.norm=group", "losses.at.weight=10"]
 EXACT += ["losses.ctkd={weight: 0.5}", "train.max_steps=8", "train.lr=0.01", "data.arguments={num_train: 40, num_val: 27, num_test: 27}"]
 EXACT += ["train.ema_decay=0.9", "losses.asks_to_stop={weight: 0}", *PLUGIN]
+ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc; only Linux tells a process that its parent has died")
 SLOW = [*SMALL, "train.epochs=4000", "train.max_steps=null"]
 
 
@@ -158,6 +159,19 @@ def test_process_that_fails_takes_the_other_with_it(how):
     assert "unexpected" not in err
 
 
+def test_value_that_is_not_finite_in_one_process_stops_both():
+    """Sample 7 is in the batch of one of them; the gradient, which they share, is not finite in both."""
+    err = run(TORCHRUN, *SMALL, *PLUGIN, "losses.not_finite={weight: 1, sample_id: 7, view: 1}", "run_name=bad", code=1)
+    assert err.count("the loss 'not_finite' is inf") == 1
+    assert "unexpected" not in err
+    found = json.loads(Path("runs/bad/diverged.json").read_text())
+    assert found["terms"] == ["not_finite"]
+    assert 7 in found["sample_ids"]
+    assert len(found["sample_ids"]) == 8
+    assert status("bad")["exit_code"] == 4
+
+
+@ON_LINUX
 @pytest.mark.parametrize("launcher", ["accelerate", "torchrun"])
 def test_processes_end_with_their_launcher(launcher):
     command = [sys.executable, "-m", "accelerate.commands.launch", str(ROOT / "distill" / "run.py")] if launcher == "accelerate" else TORCHRUN
@@ -175,6 +189,7 @@ def test_processes_end_with_their_launcher(launcher):
     assert Path("runs/slow/checkpoints/latest").exists()
 
 
+@ON_LINUX
 def test_loader_that_is_killed_ends_the_run_with_a_message(tmp_path):
     from test_bad_input import folder
 
