@@ -152,4 +152,5 @@ def _print_error(message: str, options: argparse.Namespace) -> None:
     if _wants_traceback(options):
         traceback.print_exc()
     who = "" if _is_main() else f" (process {os.environ['RANK']})"
-    print(f"error{who}: {message}", file=sys.stderr, flush=True)
+    shown = "".join(letter if letter.isprintable() or letter == "\n" else repr(letter)[1:-1] for letter in message)  # names can hold escape codes
+    print(f"error{who}: {shown}", file=sys.stderr, flush=True)

@@ -24,7 +24,7 @@ from distill.recipe_files import Draft, read_draft, to_yaml
 from distill.report.console import make_console, print_result
 from distill.report.table import compare_runs, result_table, verdict
 from distill.resolve import Catalogue
-from distill.run_folders import FinishedError, claim_again, claim_new, claim_next, claim_unfinished, open_run
+from distill.run_folders import FinishedError, claim_again, claim_new, claim_next, claim_unfinished, default_name, open_run
 from distill.running import Job, status_of
 from distill.teacher_store import TeacherStore
 from distill.training_run import train_run
@@ -90,7 +90,7 @@ def _claim(draft: Draft, recipe: Recipe, *, resume: bool, run: Path | None) -> r
     if run is not None:
         folder = open_run(run, recipe)
     else:
-        runs_dir, name = Path(recipe.runs_dir), recipe.run_name or f"{draft.name.replace('/', '-')}-seed{recipe.seed}"
+        runs_dir, name = Path(recipe.runs_dir), recipe.run_name or default_name(draft.name, recipe.seed)
         found = claim_again(runs_dir, name, recipe) if resume else None
         folder = found or claim_new(runs_dir, name, is_fixed=recipe.run_name is not None)
     folder.write_text(record.RECIPE_FILE, to_yaml(recipe))

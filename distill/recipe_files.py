@@ -146,7 +146,8 @@ class _Reader:
     def _parsed(self, path: Path) -> Node:
         shown = shown_path(path)
         node, problems = parse(read_text(path), lambda line: f"{shown}:{line}")
-        if node is None and problems:
+        # a parent's name that can't be read is null by now, which is not what is wrong with it
+        if problems and (node is None or any(problem.path.partition(".")[0] == "extends" for problem in problems)):
             raise RecipeError("\n".join(map(str, problems)))
         if node is None:
             refuse("", "is empty; a recipe is a mapping (key: value)", shown)

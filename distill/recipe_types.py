@@ -50,7 +50,8 @@ _FOLDER = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 Number, NotNegative, Positive = number(float), number(float, ge=0), number(float, gt=0)
 Inside, UpToOne = number(float, gt=0, lt=1), number(float, gt=0, le=1)
 BelowOne, Share = number(float, ge=0, lt=1), number(float, ge=0, le=1)
-Whole, Count, Pixels = number(int, ge=0), number(int, ge=1), number(int, ge=8)
+_MOST = 10**12  # more steps, epochs or pixels than anybody will see; and no number that overflows later
+Whole, Count, Pixels = number(int, ge=0, le=_MOST), number(int, ge=1, le=_MOST), number(int, ge=8, le=_MOST)
 Seed = number(int, ge=0, lt=2**63)
 Text = Annotated[str, Field(min_length=1)]
 Arguments = dict[str, Annotated[Any, AfterValidator(_plain)]]

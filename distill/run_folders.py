@@ -27,6 +27,11 @@ class FinishedError(Exception):
         return f"{self.path} is finished already"
 
 
+def default_name(recipe: str, seed: int) -> str:
+    """What a run is called whose recipe does not say, from the recipe's own name, which may hold anything that a file's name can."""
+    return f"{re.sub(r'[^A-Za-z0-9_-]+', '-', recipe).strip('-') or 'run'}-seed{seed}"
+
+
 def claim_new(runs_dir: Path, base_name: str, *, is_fixed: bool) -> RunFolder:
     """A folder for a new run, opened: `base_name`, else base_name-2, -3, ...; one in which nothing was trained yet is used again.
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from refusals import check_failure
 from safetensors.torch import save_file
 
 from distill.models.zoo import create_model
@@ -110,18 +111,6 @@ def test_wrong_recipe_is_explained(case, distill):
     arguments, parts = RECIPES[case]
     code, _, err = distill("train", *arguments)
     check_failure(code, err, 2, parts)
-
-
-def check_failure(code: int, err: str, expected: int, parts: list[str]) -> None:
-    flat = " ".join(err.split())
-    assert code == expected, err
-    for part in parts:
-        assert part in flat, f"{part!r} is not in: {flat}"
-    assert "Traceback" not in err
-    assert "unexpected" not in err
-    assert flat.count("error:") == 1
-    assert not list(Path("runs").glob("*/student.safetensors"))
-    assert not list(Path("runs").glob("*/summary.json"))
 
 
 def test_all_faults_are_told_at_once(distill):

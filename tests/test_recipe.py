@@ -58,7 +58,12 @@ def test_smallest_recipe_is_filled_with_the_documented_defaults():
         "max_steps": None,
         "clip_norm": None,
         "ema_decay": None,
+        "unused": "error",
+        "checkpoint_every_minutes": 5.0,
+        "checkpoint_every_steps": None,
+        "keep_checkpoints": 2,
     }
+    assert (built.time_limit, built.deterministic, built.student.frozen) == (None, False, [])
     assert built.train.model_dump() == {"epochs": 10, "lr": 0.1, **expected}
 
 

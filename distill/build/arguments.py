@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, PydanticUserError, ValidationError, create_model
 
-from distill.errors import DistillError
+from distill.errors import DistillError, RecipeError
+from distill.losses.base import DistillLoss
 from distill.recipe import what_is_wrong
 from distill.recipe_losses import Schedule, is_schedule
 from distill.suggestion import did_you_mean
 
 
 def argument_model(cls: type) -> type[BaseModel]:
-    """A pydantic model with a field for every argument of the class's `__init__`."""
+    """A pydantic model with a field for every argument of the class's `__init__`. Raises RecipeError where a type is none that a recipe can write."""
+    try:
+        return _argument_model(cls)
+    except (NameError, TypeError, PydanticUserError) as error:
+        reason = str(error).splitlines()[0]
+        raise RecipeError(f"{cls.__name__}: the types of its arguments must be numbers, text, lists or mappings of these: {reason}") from error
+
+
+def _argument_model(cls: type) -> type[BaseModel]:
     hints = typing.get_type_hints(cls.__init__)
     fields = {
         name: (hints.get(name, Any), ... if parameter.default is inspect.Parameter.empty else parameter.default)
@@ -81,6 +90,15 @@ def _construct(cls: type, given: Mapping[str, Any]) -> tuple[Any, list[tuple[str
     if wrong:
         return None, wrong
     try:
-        return cls(**arguments), []
+        instance = cls(**arguments)
     except DistillError as error:
         return None, [("", str(error))]
+    except (Exception, SystemExit) as error:  # a stranger's class may raise anything
+        return None, [("", f"its __init__ raised {type(error).__name__}: {error}")]
+    if issubclass(cls, DistillLoss) and not _are_names(getattr(instance, "layers", None)):
+        return None, [("", f"the __init__ of {cls.__name__} must call super().__init__(layers=[...]) with the names of the features that it uses")]
+    return instance, []
+
+
+def _are_names(layers: object) -> bool:
+    return isinstance(layers, Sequence) and all(isinstance(layer, str) for layer in layers)

@@ -8,6 +8,7 @@ from typing import Any
 from distill.build.arguments import check_arguments, construct
 from distill.errors import RecipeError
 from distill.models.zoo import model_exists
+from distill.recipe import shown_value
 from distill.recipe_files import Problem
 from distill.recipe_losses import is_schedule
 from distill.resolve import Catalogue
@@ -41,7 +42,9 @@ def _too_long(label: str, entry: Mapping[str, Any], values: Mapping[str, Any]) -
     for name, value in entry.items():
         length = value.get("epochs") if is_schedule(value) else None
         if isinstance(length, int | float) and isinstance(num_epochs, int) and length > num_epochs:
-            yield Problem(f"losses.{label}.{name}.epochs", f"the schedule takes {length:g} epochs and the run only {num_epochs} (train.epochs)")
+            yield Problem(
+                f"losses.{label}.{name}.epochs", f"the schedule takes {shown_value(length)} epochs and the run only {num_epochs} (train.epochs)"
+            )
 
 
 def _in_models(values: Mapping[str, Any]) -> Iterator[Problem]:

@@ -42,6 +42,8 @@ def set_up(losses: Mapping[str, DistillLoss], student: ModelInfo, teacher: Model
                 loss.setup(student, teacher)
             except DistillError as error:
                 raise RecipeError(f"losses.{label}: {error}") from error
+            except Exception as error:  # a stranger's class may raise anything
+                raise RecipeError(f"losses.{label}: its setup raised {type(error).__name__}: {error}") from error
 
 
 def make_distiller(recipe: Recipe, student: Network, losses: Mapping[str, DistillLoss], plan: Plan) -> Distiller:

@@ -19,14 +19,14 @@ from distill.engine.distiller import Distiller
 from distill.engine.network import Network
 from distill.engine.runtime import DTYPES
 from distill.engine.teacher import Teacher
-from distill.errors import RecipeError
+from distill.errors import DistillError, RecipeError
 from distill.losses.base import DistillLoss
 from distill.models.hooks import FeatureHooks, measure_shapes
 from distill.models.weights import WeightsReport, load_weights
 from distill.models.zoo import create_model, describe
 from distill.recipe import Recipe
 from distill.resolve import Catalogue
-from distill.structures import Batch, Head, ModelInfo
+from distill.structures import Batch, Head, ModelInfo, Outputs
 
 
 @dataclass(frozen=True)
@@ -142,17 +142,41 @@ def rehearse(pieces: Pieces, source: DataSource, *, soft_labels: bool = False, u
         labels = one_hot(labels, len(source.class_names)).to(torch.float32).mean(dim=0, keepdim=True).expand(2, -1)
     batch = Batch(pixels, labels, sample_ids, torch.zeros_like(sample_ids))
     pieces.distiller.eval()
-    output = pieces.distiller(batch, pieces.teacher(batch) if pieces.teacher else None)
-    for label, term in output.terms.items():
-        if term.ndim or not term.isfinite():
-            raise RecipeError(f"losses.{label}: must give one finite number, gave {term.tolist()} for two random pictures and initial weights")
+    teacher = pieces.teacher(batch) if pieces.teacher else None
+    notes = _try_each_loss(pieces.distiller, batch, teacher)
+    output = pieces.distiller(batch, teacher)
     if not output.loss.requires_grad:
         raise RecipeError("no loss depends on the student: its output is detached, or every weight is 0")
     output.loss.backward()
     idle = {name: parameter for name, parameter in pieces.distiller.named_parameters() if parameter.requires_grad and parameter.grad is None}
     pieces.distiller.zero_grad(set_to_none=True)
     pieces.distiller.train()
-    return _frozen(idle, unused) if idle else []
+    return notes + (_frozen(idle, unused) if idle else [])
+
+
+def _try_each_loss(distiller: Distiller, batch: Batch, teacher: Outputs | None) -> list[str]:
+    """One by one, so that the message can name the loss that fails. Returns what to tell the person."""
+    notes = []
+    if batch.labels.ndim == 2:
+        distiller.require_soft_labels()
+    with torch.autocast(batch.images.device.type, enabled=False):
+        for label, inputs in distiller.inputs(distiller.student(batch.images), teacher, batch).items():
+            try:
+                term = distiller.losses[label](*inputs)
+            except (DistillError, torch.OutOfMemoryError):
+                raise
+            except Exception as error:  # a stranger's class may raise anything
+                if torch.are_deterministic_algorithms_enabled() and "deterministic" in str(error):
+                    raise
+                raise RecipeError(f"losses.{label}: its forward raised {type(error).__name__}: {error}") from error
+            if not isinstance(term, Tensor) or not term.is_floating_point():
+                kind = str(term.dtype).removeprefix("torch.") if isinstance(term, Tensor) else type(term).__name__
+                raise RecipeError(f"losses.{label}: must give one finite number, as a tensor [] of floats; gave {kind}")
+            if term.ndim or not term.isfinite():
+                raise RecipeError(f"losses.{label}: must give one finite number, gave {term.tolist()} for two random pictures and initial weights")
+            if not term.requires_grad and distiller.weights.get(label):
+                notes.append(f"losses.{label}: for two random pictures its value does not depend on anything that is trained: is it detached?")
+    return notes
 
 
 def _frozen(idle: Mapping[str, nn.Parameter], unused: str) -> list[str]:

@@ -31,6 +31,7 @@ from distill.preparation import Preparation, announce, control_recipe, prepare
 from distill.recipe import Data, Recipe
 from distill.recipe_files import Draft, read_draft
 from distill.resolve import Catalogue
+from distill.run_folders import default_name
 from distill.run_state import bytes_written, checkpoint_bytes
 from distill.running import Job
 from distill.structures import Batch
@@ -87,7 +88,7 @@ class _Examination:
         source = self._source(data, catalogue) if data else None
         if recipe is not None and source is not None:
             self.job = Job(catalogue, self.state, self.console, Stopper())
-            self._run(recipe, source, Path(runs_dir) / (recipe.run_name or f"{draft.name.replace('/', '-')}-seed{recipe.seed}"))
+            self._run(recipe, source, Path(runs_dir) / (recipe.run_name or default_name(draft.name, recipe.seed)))
 
     def _source(self, data: Data, catalogue: Catalogue) -> DataSource | None:
         source = None

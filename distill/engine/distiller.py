@@ -65,11 +65,15 @@ class Distiller(nn.Module):
     def terms(self, batch: Batch, teacher: Outputs | None) -> tuple[Tensor, dict[str, Tensor]]:
         """The student's logits [N, K], and every term [] before its weight; with gradient."""
         if batch.labels.ndim == 2:
-            self._require_soft_labels()
+            self.require_soft_labels()
         student = self.student(batch.images)
         with torch.autocast(batch.images.device.type, enabled=False):
-            mine, everyones = (student, teacher, batch), self._everyones(student, teacher, batch)
-            return student.logits, {label: loss(*(everyones if loss.batch_coupled else mine)) for label, loss in self.losses.items()}
+            return student.logits, {label: self.losses[label](*inputs) for label, inputs in self.inputs(student, teacher, batch).items()}
+
+    def inputs(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> dict[str, tuple[Outputs, Outputs | None, Batch]]:
+        """What each loss is called with."""
+        mine, everyones = (student, teacher, batch), self._everyones(student, teacher, batch)
+        return {label: everyones if loss.batch_coupled else mine for label, loss in self.losses.items()}
 
     def _everyones(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> tuple[Outputs, Outputs | None, Batch]:
         """What losses see that relate samples to each other: the global batch, gathered once for all of them."""
@@ -80,7 +84,8 @@ class Distiller(nn.Module):
         gathered = [None if outputs is None else everyones_outputs(outputs, layers) for outputs in (student, teacher)]
         return gathered[0], gathered[1], everyones_batch(batch)
 
-    def _require_soft_labels(self) -> None:
+    def require_soft_labels(self) -> None:
+        """Raises RecipeError that names a loss which can't take [N, K] labels."""
         for label, loss in self.losses.items():
             if not loss.takes_soft_labels:
                 raise RecipeError(

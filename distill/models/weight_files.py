@@ -38,12 +38,15 @@ def read_weight_file(path: Path) -> dict[str, Tensor]:
     Never runs code from the file. Raises DataError for a missing, damaged or foreign file and for one that wants to run code.
     """
     if not path.is_file():
-        raise DataError(f"weights {str(path)!r}: there is no such file")
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    if path.suffix not in _PICKLED:
+        what = "a device, a pipe or a folder, not a file" if path.exists() else "there is no such file"
+        raise DataError(f"weights {str(path)!r}: {what}")
+    if path.suffix != ".safetensors" and path.suffix not in _PICKLED:
         raise DataError(f"weights {str(path)!r}: the ending {path.suffix!r} is unknown; .safetensors, {', '.join(_PICKLED)} are read")
-    return _unwrap(read_pickled(path), path)
+    tensors = _read_safetensors(path) if path.suffix == ".safetensors" else _unwrap(read_pickled(path), path)
+    for name in tensors:
+        if _shown(name) != name:  # names are shown in messages, and a terminal obeys what is hidden in them
+            raise DataError(f"weights {str(path)!r}: {_shown(name)} can't be the name of a tensor; save model.state_dict()")
+    return tensors
 
 
 def file_sha256(path: Path) -> str:
@@ -100,7 +103,7 @@ def read_pickled(path: Path) -> Any:
             raise DataError(f"weights {str(path)!r} is not a checkpoint that torch.save wrote, or it is damaged") from error
         # a stranger's file name, copied into a shell with the advice, must not become a command there
         convert = _CONVERT.format(path=path if _SIMPLE.fullmatch(str(path)) else "FILE")
-        raise DataError(f"weights {str(path)!r} refused: the file wants to run code ({code[1]}). {convert}") from error
+        raise DataError(f"weights {str(path)!r} refused: the file wants to run code ({_shown(code[1])}). {convert}") from error
     # What torch.load raises for a damaged file depends on where the damage is: RuntimeError, OSError, EOFError, IndexError, KeyError, ...
     except Exception as error:
         if "weights_only" in str(error):
@@ -135,9 +138,15 @@ def _unwrap(content: Any, path: Path, depth: int = 0) -> dict[str, Tensor]:
             return _unwrap(content[key], path, depth + 1)
     tensors = {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)}
     if not tensors:
-        keys = ", ".join(map(str, list(content)[:10])) or "nothing"
+        keys = ", ".join(map(_shown, list(content)[:10])) or "nothing"
         raise DataError(f"weights {str(path)!r} holds no tensors, only: {keys}. Looked inside: {', '.join(_NESTINGS)}")
     for name, tensor in tensors.items():
         if tensor.layout != torch.strided or tensor.is_nested or tensor.is_meta or tensor.is_quantized:
             raise DataError(f"weights {str(path)!r}: {name!r} is no plain tensor, but sparse, nested, quantised or without values; save plain ones")
     return tensors
+
+
+def _shown(name: Any) -> str:
+    """A name out of a stranger's file as a message may show it: short, and without what would command a terminal."""
+    text = str(name)[:200]
+    return text if text.isprintable() else ascii(text)

@@ -19,6 +19,7 @@ from distill.suggestion import did_you_mean
 # What a recipe says elsewhere, or (pretrained, weights, ...) must not say here: weights are loaded and checked by weights.py alone.
 _RESERVED = {"num_classes", "norm", "norm_layer", "stem", "in_channels", "in_chans", "pretrained", "weights", "weights_backbone"}
 _RESERVED |= {"checkpoint_path", "features_only", "block", "layers", "progress"}
+_RESERVED |= {"pretrained_cfg", "pretrained_cfg_overlay", "pretrained_strict", "cache_dir"}
 
 
 def create_model(
@@ -47,9 +48,10 @@ def create_model(
         raise RecipeError(f"model {name!r}: arguments can't set {', '.join(unknown)}; {_allowed_text(build)}")
     try:
         return build(num_classes=num_classes, **arguments)
-    except (TypeError, ValueError, NotImplementedError) as error:
+    except Exception as error:  # each of the libraries' hundreds of constructors has its own way to refuse a value
         unknown = sorted(arguments.keys() - set(_allowed(build)))
-        reason = f"argument {unknown[0]!r} is unknown{did_you_mean(unknown[0], _allowed(build))}" if unknown else str(error)
+        problem = str(error) if isinstance(error, TypeError | ValueError | NotImplementedError) else f"{type(error).__name__}: {error}"
+        reason = f"argument {unknown[0]!r} is unknown{did_you_mean(unknown[0], _allowed(build))}" if unknown else problem
         raise RecipeError(f"model {name!r}: {reason}; {_allowed_text(build)}") from error
 
 

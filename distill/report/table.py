@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
+from distill.errors import DataError
 from distill.record import PREDICTIONS_FILE
 from distill.report.statistics import PairedDifference, paired_difference
 
@@ -39,9 +40,18 @@ def result_table(summary: Mapping[str, Any]) -> Table:
 
 def compare_runs(distilled: Path, alone: Path) -> PairedDifference:
     """How much the distilled run's student beats the one alone on the test part, from the predictions that both runs have kept."""
-    ours, theirs = np.load(distilled / PREDICTIONS_FILE), np.load(alone / PREDICTIONS_FILE)
-    labels = ours["test_labels"]
-    return paired_difference(ours["test"] == labels, theirs["test"] == labels)
+    (ours, labels), (theirs, _) = _test_answers(distilled), _test_answers(alone)
+    return paired_difference(ours == labels, theirs == labels)
+
+
+def _test_answers(run: Path) -> tuple[np.ndarray, np.ndarray]:
+    """(the student's answers, the labels). Raises DataError if the file is not one that a run wrote; never runs code from it."""
+    path = run / PREDICTIONS_FILE
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return arrays["test"], arrays["test_labels"]
+    except Exception as error:  # a damaged archive fails in many ways
+        raise DataError(f"{path} is missing or damaged ({error}); remove that run's folder and train it again") from error
 
 
 def verdict(summary: Mapping[str, Any], difference: PairedDifference) -> str:
