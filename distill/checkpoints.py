@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -39,7 +40,15 @@ class CheckpointFolder:
     """
 
     def __init__(self, path: Path):
-        self.path = path
+        self.path, self._best = path, None
+
+    def start_from(self, checkpoint: Checkpoint | None) -> None:
+        """Before training goes on: what is newer than this checkpoint is damaged, and gets another name, so that it is not counted any more."""
+        self._best = checkpoint.state.get("best_checkpoint") if checkpoint else None
+        for path in self._all():
+            if checkpoint is not None and path == checkpoint.path:
+                break
+            path.rename(_unused(path.with_name(f"damaged-{path.name}")))
 
     def save(self, step: int, epoch: int, state: Mapping[str, Any], writers: Mapping[str, Writer], *, is_best: bool, keep: int) -> Path:
         """Writes a checkpoint, points to it, and removes all but the newest `keep` and the best.
@@ -47,35 +56,52 @@ class CheckpointFolder:
         writers: file name -> writes the file at a path, through to the disk. Raises OSError if it can't be written; then everything is as before.
         """
         final = self.path / f"step-{step:08d}-epoch-{epoch:04d}"
+        self._best = final.name if is_best else self._best
+        if not (final.exists() and _problem(final) is None):  # the same moment again: a run is stopped twice in one evaluation
+            self._write(final, {**state, "step": step, "epoch": epoch, "best_checkpoint": self._best}, writers)
+        write_text(self.path / "latest", final.name)
+        if self._best is not None:
+            write_text(self.path / "best", self._best)
+        self._keep(keep)
+        return final
+
+    def _write(self, final: Path, state: Mapping[str, Any], writers: Mapping[str, Writer]) -> None:
         temporary = self.path / f".tmp-{final.name}-{os.getpid()}"
         self.path.mkdir(exist_ok=True)
         self._remove_leftovers()
         try:
             temporary.mkdir()
-            text = json.dumps({**state, "step": step, "epoch": epoch}, allow_nan=False)
+            text = json.dumps(state, allow_nan=False)
             for name, write in {**writers, STATE: lambda path: write_text(path, text)}.items():
                 write(temporary / name)
             files = {path.name: {"bytes": path.stat().st_size, "sha256": file_sha256(path)} for path in sorted(temporary.iterdir())}
             write_text(temporary / MANIFEST, json.dumps({"format": FORMAT, "files": files}, indent=2) + "\n")
             sync_folder(temporary)
-            if final.exists():  # one that was found to be damaged, or the same
-                final.rename(self.path / f".tmp-old-{os.getpid()}")
+            if final.exists():
+                final.rename(_unused(final.with_name(f"damaged-{final.name}")))
             temporary.rename(final)
             sync_folder(self.path)
-            write_text(self.path / "latest", final.name)
-            if is_best:
-                write_text(self.path / "best", final.name)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-        self.prune(keep)
-        return final
 
-    def prune(self, keep: int) -> None:
-        """Removes all but the newest `keep` and the best. What can't be removed stays: that does no harm."""
+    def keep_best(self) -> None:
+        """Of a finished run: removes all but the best."""
+        newest, _ = self.newest()
+        self._best = newest.state.get("best_checkpoint") if newest else None
+        self._keep(0)
+        for name in ("latest", "best"):
+            (self.path / name).unlink(missing_ok=True)
+            if self._best is not None:
+                write_text(self.path / name, self._best)
+        for path in self._entries():
+            if path.name.startswith("damaged-"):
+                shutil.rmtree(path, ignore_errors=True)
+
+    def _keep(self, count: int) -> None:
+        """Removes all but the newest and the best. What can't be removed stays: that does no harm."""
         self._remove_leftovers()
-        best = self._pointed("best")
-        for path in self._all()[keep:]:
-            if path.name != best:
+        for path in self._all()[count:]:
+            if path.name != self._best:
                 shutil.rmtree(path, ignore_errors=True)
 
     def newest(self) -> tuple[Checkpoint | None, list[str]]:
@@ -97,17 +123,17 @@ class CheckpointFolder:
     def _entries(self) -> Iterator[Path]:
         return self.path.iterdir() if self.path.is_dir() else iter(())
 
-    def _pointed(self, pointer: str) -> str | None:
-        try:
-            return (self.path / pointer).read_text(encoding="utf-8").strip()
-        except (OSError, ValueError):
-            return None
-
     def _remove_leftovers(self) -> None:
         """Half-written ones of jobs that were killed: whoever calls this holds the run folder."""
         for path in self._entries():
             if path.name.startswith(".tmp-"):
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def _unused(path: Path) -> Path:
+    """The path, with a number where something is there already."""
+    others = (path.with_name(f"{path.name}-{number}") for number in itertools.count(2))
+    return next(candidate for candidate in itertools.chain((path,), others) if not candidate.exists())
 
 
 def _problem(path: Path) -> str | None:

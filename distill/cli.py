@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from distill import __version__, commands
-from distill.errors import DistillError, DivergedError, RecipeError, StoppedError
+from distill.errors import DistillError, StoppedError
 
 _OWN = "your own losses or data sources; may be repeated"
 _TRAIN_HELP = """\
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{error}", file=sys.stderr, flush=True)
         return error.exit_code
     except DistillError as error:
-        if _is_main() or not isinstance(error, RecipeError | DivergedError):  # these are found out by all processes alike
+        if _is_main() or not error.is_shared:
             _print_error(str(error), options)
         return error.exit_code
     except KeyboardInterrupt:
@@ -80,7 +80,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
 def _resume_last(arguments: list[str]) -> list[str]:
     """`--resume train.epochs=3` is a plain --resume and an override, which argparse would take for the folder."""
     for index, (word, following) in enumerate(itertools.pairwise(arguments)):
-        if word == "--resume" and "=" in following:
+        if word == "--resume" and ("=" in following or following.startswith("~")) and not os.path.isdir(following):  # noqa: PTH112 - any text
             return [*arguments[:index], *arguments[index + 1 :], word]
     return arguments
 

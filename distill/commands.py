@@ -3,18 +3,44 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
-from pathlib import Path
+import signal
+import threading
+from collections.abc import Iterator
 
-from distill.errors import RecipeError
+from distill.errors import RecipeError, StoppedError
 
 
 def train(options: argparse.Namespace) -> None:
+    with _stopping_early():
+        _train(options)
+
+
+@contextlib.contextmanager
+def _stopping_early() -> Iterator[None]:
+    """A cluster may take its machine back while libraries are still being imported: that has the same exit code as later."""
+
+    def stop(number: int, _frame: object) -> None:
+        raise StoppedError(f"stopped by {signal.Signals(number).name}")
+
+    is_main_thread = threading.current_thread() is threading.main_thread()
+    old = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGUSR1)} if is_main_thread else {}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def _train(options: argparse.Namespace) -> None:
     from distill.recipe_files import read_draft
 
     overrides, run = [*options.overrides, *options.set], None
     if isinstance(options.resume, str):
-        run, options.resume = _run_folder(options.resume), False
+        from distill.run_folders import named_run
+
+        run, options.resume = named_run(options.resume), False
         if options.recipe is not None:
             raise RecipeError(f"--resume {run} goes on with that run's own recipe: leave out --recipe, or say --resume alone")
     elif options.recipe is None:
@@ -31,16 +57,6 @@ def train(options: argparse.Namespace) -> None:
         _show(draft, recipe)
     else:
         run_job(draft, recipe, catalogue, resume=bool(options.resume), run=run)
-
-
-def _run_folder(name: str) -> Path:
-    from distill.record import RECIPE_FILE
-
-    path = Path(name)
-    if not (path / RECIPE_FILE).is_file():
-        what = "has no recipe.resolved.yaml, so it is no run's folder" if path.is_dir() else "is not there"
-        raise RecipeError(f"--resume {name}: the folder {what}; to go on with the run of a recipe, say --recipe NAME --resume")
-    return path
 
 
 def _show(draft, recipe) -> None:

@@ -7,12 +7,13 @@ class DistillError(Exception):
     """Something went wrong that the person at the keyboard can mend; the message says what, where and how."""
 
     exit_code = 1
+    is_shared = False  # whether all processes of a run find it out alike, so that one of them may speak for all
 
 
 class RecipeError(DistillError):
     """The recipe or the command line asks for something that does not exist or makes no sense."""
 
-    exit_code = 2
+    exit_code, is_shared = 2, True
 
 
 class DataError(DistillError):
@@ -24,7 +25,7 @@ class DataError(DistillError):
 class DivergedError(DistillError):
     """A loss or a gradient became infinite or not a number."""
 
-    exit_code = 4
+    exit_code, is_shared = 4, True
 
     def __init__(self, message: str, *, step: int, sample_ids: Sequence[int], terms: Sequence[str]):
         """step: steps that were done before the one that failed; terms: labels of the losses that were not finite, none if only the gradient was."""

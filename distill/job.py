@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,15 +18,15 @@ from distill.data.sources.base import DataSource
 from distill.engine.costs import Costs
 from distill.engine.runtime import processes, use_all_cores
 from distill.engine.stopping import Stopper, end_with_launcher
-from distill.errors import StoppedError
+from distill.errors import DistillError, RecipeError, StoppedError
 from distill.preparation import Preparation, announce, prepare
 from distill.recipe import Recipe
 from distill.recipe_files import Draft, read_draft, to_yaml
 from distill.report.console import make_console, print_result
 from distill.report.table import compare_runs, result_table, verdict
 from distill.resolve import Catalogue
-from distill.run_folders import FinishedError, claim_again, claim_new, claim_next, claim_unfinished, default_name, open_run
-from distill.running import Job, status_of
+from distill.run_folders import FinishedError, claim_again, claim_new, claim_next, claim_unfinished, default_name, named_run, open_run
+from distill.running import Job, as_data_error, status_of
 from distill.teacher_store import TeacherStore
 from distill.training_run import train_run
 
@@ -35,7 +36,9 @@ def train(recipe: str | None = None, overrides: Sequence[str] = (), plugins: Seq
 
     resume: a run's folder, to go on with it (no recipe is needed then), or True, to go on with an unfinished run of this recipe if there is one.
     """
-    catalogue, run = Catalogue(plugins), None if isinstance(resume, bool) else Path(resume)
+    catalogue, run = Catalogue(plugins), None if isinstance(resume, bool) else named_run(str(resume))
+    if recipe is None and run is None:
+        raise RecipeError("which recipe? name one, or a run's folder to go on with")
     draft = read_draft(run if recipe is None else recipe, overrides)
     return run_job(draft, check(draft, catalogue), catalogue, resume=resume is True, run=run)
 
@@ -50,8 +53,6 @@ def run_job(draft: Draft, recipe: Recipe, catalogue: Catalogue, *, resume: bool 
 
     resume: to go on with an unfinished run of this recipe, if there is one. run: the folder to go on with.
     """
-    if run is not None:  # named from wherever the person is now: the student alone is beside it
-        recipe = recipe.model_copy(update={"runs_dir": str(run.parent)})
     use_all_cores()
     state = processes()
     with Stopper(recipe.time_limit) as stopper:
@@ -61,20 +62,24 @@ def run_job(draft: Draft, recipe: Recipe, catalogue: Catalogue, *, resume: bool 
             folder = _agree(lambda: _claim(draft, recipe, resume=resume, run=run), job)
         except FinishedError as finished:
             job.console.print(f"{finished}: nothing to do")
+            _tidy(finished.path, job)
             _show_result(record.read_json(finished.path / record.SUMMARY_FILE), finished.path, job)
             return finished.path
+        if run is not None:  # named from wherever the person is now: the student alone is beside it
+            recipe = recipe.model_copy(update={"runs_dir": str(run.parent)})
         try:
             with status_of(folder, job):
                 source = open_source(recipe.data, catalogue)
                 preparation = prepare(recipe, source, job)
                 announce(preparation, folder.path, source, job)
                 summary = _do(preparation, folder, source, job)
+            _tidy(folder.path, job)
         except (StoppedError, KeyboardInterrupt):
-            job.console.print(f"to go on: distill train --resume {shlex.quote(str(folder.path))}", style="bold", soft_wrap=True)
+            words = ["--resume", str(folder.path), *(word for plugin in catalogue.plugins for word in ("--plugin", plugin))]
+            job.console.print(f"to go on: distill train {shlex.join(words)}", style="bold", soft_wrap=True)
             raise
         finally:
             folder.close()
-    _tidy(folder.path, job)
     _show_result(summary, folder.path, job)
     return folder.path
 
@@ -86,13 +91,16 @@ def _show_result(summary: Mapping[str, Any], path: Path, job: Job) -> None:
 
 
 def _claim(draft: Draft, recipe: Recipe, *, resume: bool, run: Path | None) -> record.RunFolder:
-    """The run's folder, with the recipe in it, so that a job that is killed early can be gone on with too."""
+    """The run's folder; a new one has the recipe in it, so that a job that is killed early can be gone on with too."""
     if run is not None:
-        folder = open_run(run, recipe)
+        return open_run(run, recipe)
     else:
         runs_dir, name = Path(recipe.runs_dir), recipe.run_name or default_name(draft.name, recipe.seed)
-        found = claim_again(runs_dir, name, recipe) if resume else None
-        folder = found or claim_new(runs_dir, name, is_fixed=recipe.run_name is not None)
+        found = claim_again(runs_dir, name, recipe, is_fixed=recipe.run_name is not None) if resume else None
+        return found or _with_recipe(claim_new(runs_dir, name, recipe, is_fixed=recipe.run_name is not None), recipe)
+
+
+def _with_recipe(folder: record.RunFolder, recipe: Recipe) -> record.RunFolder:
     folder.write_text(record.RECIPE_FILE, to_yaml(recipe))
     return folder
 
@@ -104,10 +112,13 @@ def _agree(claim: Callable[[], record.RunFolder], job: Job) -> record.RunFolder:
         try:
             folder = claim()
             outcome = [folder.path]
-        except Exception as error:
+        except OSError as error:
+            outcome = [as_data_error(error)]
+        except (DistillError, FinishedError) as error:
             outcome = [error]
     chosen = broadcast_object_list(outcome)[0]
     if isinstance(chosen, Exception):
+        chosen.is_shared = True
         raise chosen
     return folder if job.is_main else record.RunFolder(chosen)
 
@@ -115,7 +126,8 @@ def _agree(claim: Callable[[], record.RunFolder], job: Job) -> record.RunFolder:
 def _tidy(path: Path, job: Job) -> None:
     """A finished run keeps its best checkpoint only: the others were there to go on from."""
     if job.is_main:
-        CheckpointFolder(path / record.CHECKPOINTS).prune(0)
+        with contextlib.suppress(OSError):
+            CheckpointFolder(path / record.CHECKPOINTS).keep_best()
 
 
 def _do(preparation: Preparation, folder: record.RunFolder, source: DataSource, job: Job) -> dict[str, Any]:
@@ -143,13 +155,13 @@ def _train_control(control: Recipe, name: str, source: DataSource, job: Job, cos
 
     def claim() -> record.RunFolder:
         runs_dir = Path(control.runs_dir)
-        return claim_unfinished(runs_dir, name, control) or claim_next(runs_dir, name)
+        return claim_unfinished(runs_dir, name, control) or _with_recipe(claim_next(runs_dir, name), control)
 
     folder = _agree(claim, job)
     try:
         with status_of(folder, job):
             train_run(control, folder.path.name, folder, source, job, costs=costs)
+        _tidy(folder.path, job)
     finally:
         folder.close()
-    _tidy(folder.path, job)
     return folder.path

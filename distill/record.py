@@ -44,6 +44,8 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             self._refuse_links()
             self._lock.acquire(timeout=0)
+            for path in (*self.path.glob(".*.tmp"), *(self.path / CHECKPOINTS).glob(".*.tmp")):  # of a job that was killed while it wrote
+                path.unlink(missing_ok=True)
         except Timeout:
             pid = read_json(self.path / STATUS_FILE).get("pid", "unknown")
             raise FolderInUseError(f"another job (process {pid}) is working in {self.path}; wait for it, or set run_name=OTHER") from None
@@ -81,13 +83,14 @@ class RunFolder:
             os.fsync(file.fileno())
         return path.stat().st_size
 
-    def cut_metrics(self, size: int) -> None:
-        """Takes metrics.jsonl back to a size that it had before. Raises DataError if it is shorter than that now."""
+    def cut_metrics(self, size: int) -> str | None:
+        """Takes metrics.jsonl back to a size that it had before. If it is shorter now it is left so, and a sentence about it is returned."""
         path = self.path / METRICS_FILE
         path.touch()
         if path.stat().st_size < size:
-            raise DataError(f"{path} has {path.stat().st_size:,} bytes, and had {size:,} when the checkpoint was written: lines are missing in it")
+            return f"{path} has {path.stat().st_size:,} bytes, and had {size:,} when the checkpoint was written: lines are missing in it"
         os.truncate(path, size)
+        return None
 
     def _write_lines(self) -> None:
         if self._unwritten:
@@ -157,7 +160,8 @@ def read_json(path: Path) -> dict[str, Any]:
 def finished_runs(runs_dir: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     """(folder, summary) of every finished run, the newest first."""
     if runs_dir.is_dir():
-        for path in sorted(runs_dir.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True):
+        folders = [path for path in runs_dir.iterdir() if path.is_dir()]
+        for path in sorted(folders, key=lambda path: path.stat().st_mtime, reverse=True):
             if read_json(path / STATUS_FILE).get("state") == "finished" and (summary := read_json(path / SUMMARY_FILE)):
                 yield path, summary
 

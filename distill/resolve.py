@@ -29,6 +29,7 @@ class Catalogue:
 
     def __init__(self, plugins: Sequence[str] = ()):
         """plugins: files or modules that the user named. Raises RecipeError if one can't be used or two places claim one name."""
+        self.plugins = list(dict.fromkeys(plugins))
         self._places: dict[str, dict[str, tuple[str, Callable[[], type]]]] = {kind: {} for kind in _BASES}
         for kind, package in _PACKAGES.items():
             for module in pkgutil.iter_modules(package.__path__):

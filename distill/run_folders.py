@@ -32,15 +32,16 @@ def default_name(recipe: str, seed: int) -> str:
     return f"{re.sub(r'[^A-Za-z0-9_-]+', '-', recipe).strip('-') or 'run'}-seed{seed}"
 
 
-def claim_new(runs_dir: Path, base_name: str, *, is_fixed: bool) -> RunFolder:
+def claim_new(runs_dir: Path, base_name: str, recipe: Recipe, *, is_fixed: bool) -> RunFolder:
     """A folder for a new run, opened: `base_name`, else base_name-2, -3, ...; one in which nothing was trained yet is used again.
 
-    Raises DataError if a run of this name is unfinished, if the user fixed the name and there is a run of that name, or if the folder can't be had.
+    Raises DataError if a run of this recipe is unfinished there, if the user fixed the name and there is a run of that name, or if the folder can't
+    be had.
     """
     for path in _names(runs_dir, base_name):
         if folder := _opened_if_new(path, other_will_do=not is_fixed):
             return folder
-        if is_unfinished(path) and not _is_held(path):
+        if is_unfinished(path) and (is_fixed or _changes(path, recipe) == []) and not _is_held(path):
             raise DataError(f"{path} is not finished ({_state(path)}): add --resume to go on with it, or set run_name=OTHER, or remove the folder")
         if is_fixed:
             raise DataError(f"{path} holds a run already; set run_name=OTHER, or remove the folder")
@@ -55,37 +56,63 @@ def claim_next(runs_dir: Path, base_name: str) -> RunFolder:
 def claim_unfinished(runs_dir: Path, base_name: str, recipe: Recipe) -> RunFolder | None:
     """The folder of an unfinished run of this recipe, opened; None if there is none that no other job holds."""
     for path in _runs(runs_dir, base_name):
-        if is_unfinished(path) and not differences(load_recipe(path), recipe) and not _is_held(path):
-            return _opened(path)
+        if is_unfinished(path) and _changes(path, recipe) == []:
+            try:
+                return _opened(path)
+            except FolderInUseError:
+                continue
     return None
 
 
-def claim_again(runs_dir: Path, base_name: str, recipe: Recipe) -> RunFolder | None:
+def claim_again(runs_dir: Path, base_name: str, recipe: Recipe, *, is_fixed: bool) -> RunFolder | None:
     """The folder of an unfinished run of this recipe, opened; None if there is none and a new one may be begun.
 
-    Raises FinishedError if such a run is finished, RecipeError if the unfinished one has another recipe, and DataError if the folder can't be had.
+    Raises FinishedError if such a run is finished, and DataError if another job is at it. Where the user fixed the name: RecipeError if the run of
+    that name has another recipe.
     """
-    changes = {path: differences(load_recipe(path), recipe) for path in _runs(runs_dir, base_name) if (path / record.RECIPE_FILE).is_file()}
-    for path, changed in changes.items():
-        if is_unfinished(path) and not changed:
+    paths = [runs_dir / base_name] if is_fixed else _runs(runs_dir, base_name)
+    same = [path for path in paths if _changes(path, recipe) == []]
+    unfinished = [path for path in same if is_unfinished(path)]
+    for path in unfinished:
+        try:
             return _opened(path)
-    for path, changed in changes.items():
-        if is_finished(path) and not changed:
+        except FolderInUseError:
+            if path == unfinished[-1]:
+                raise
+    for path in same:
+        if is_finished(path):
             raise FinishedError(path)
-    for path, changed in changes.items():
-        if is_unfinished(path):
-            listed = "\n  ".join(changed)
-            raise RecipeError(f"{path} was begun with another recipe, so it can't be gone on with:\n  {listed}\nset run_name=OTHER for a new run")
+    if is_fixed and is_unfinished(paths[0]):
+        listed = "\n  ".join(_changes(paths[0], recipe) or ["its recipe can't be read"])
+        raise RecipeError(f"{paths[0]} was begun with another recipe, so it can't be gone on with:\n  {listed}\nset run_name=OTHER for a new run")
     return None
 
 
 def open_run(path: Path, recipe: Recipe) -> RunFolder:
-    """The folder of a run that is named, opened. Raises FinishedError, RecipeError or DataError like `claim_again`."""
-    if changed := differences(load_recipe(path), recipe):
+    """The folder of a run that is named, opened. Raises FinishedError, RecipeError if it has another recipe, or DataError if it can't be had.
+
+    Weights may lie elsewhere now: which they are is known by their hash.
+    """
+    old = load_recipe(path)
+    if changed := [change for change in differences(old, recipe) if not change.startswith(("teacher.weights:", "student.weights:"))]:
         raise RecipeError(f"{path} goes on with its own recipe; it can't change now:\n  " + "\n  ".join(changed))
+    if recipe.run_name != old.run_name or recipe.runs_dir != old.runs_dir:
+        raise RecipeError(f"{path} goes on in its own folder: leave out run_name and runs_dir")
+    folder = _opened(path)
     if is_finished(path):
+        folder.close()
         raise FinishedError(path)
-    return _opened(path)
+    return folder
+
+
+def named_run(name: str) -> Path:
+    """The run folder that somebody has named in any way, without links in its path, and short where it is inside the working folder."""
+    path, here = Path(name).expanduser(), Path.cwd()
+    if not (path / record.RECIPE_FILE).is_file():
+        what = "has no recipe.resolved.yaml, so it is no run's folder" if path.is_dir() else "is not there"
+        raise RecipeError(f"--resume {name}: the folder {what}; to go on with the run of a recipe, say --recipe NAME --resume")
+    path = path.resolve()
+    return path.relative_to(here) if here in path.parents else path
 
 
 def is_finished(path: Path) -> bool:
@@ -95,7 +122,7 @@ def is_finished(path: Path) -> bool:
 
 def is_unfinished(path: Path) -> bool:
     """Whether something was trained here that can go on: not in a run that is finished, and not in one whose loss was not finite."""
-    if not (path / record.RECIPE_FILE).is_file() or is_finished(path) or (path / record.DIVERGED_FILE).exists():
+    if is_finished(path) or (path / record.DIVERGED_FILE).exists():
         return False
     return any((path / name).exists() for name in (record.METRICS_FILE, record.CHECKPOINTS))
 
@@ -113,7 +140,7 @@ def _runs(runs_dir: Path, base_name: str) -> list[Path]:
 
 def _opened_if_new(path: Path, *, other_will_do: bool) -> RunFolder | None:
     """The folder, if no run is in it; one that another job has just taken is none either, where another name will do."""
-    if path.is_dir() and any(entry.name not in _BEFORE_TRAINING for entry in path.iterdir()):
+    if path.is_dir() and not all(entry.name in _BEFORE_TRAINING or re.fullmatch(r"\..*\.tmp", entry.name) for entry in path.iterdir()):
         return None
     try:
         return _opened(path)
@@ -127,6 +154,14 @@ def _opened(path: Path) -> RunFolder:
     folder = RunFolder(path)
     folder.open()
     return folder
+
+
+def _changes(path: Path, recipe: Recipe) -> list[str] | None:
+    """How this recipe differs from the one that the folder's run was begun with; None if that can't be read."""
+    try:
+        return differences(load_recipe(path), recipe) if (path / record.RECIPE_FILE).is_file() else None
+    except RecipeError:
+        return None
 
 
 def _is_held(path: Path) -> bool:

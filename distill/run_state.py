@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -21,17 +22,18 @@ from distill.errors import DataError, DistillError, RecipeError
 from distill.models.weights import checksum
 from distill.recipe import Recipe
 from distill.recipe_files import differences
-from distill.running import Job
+from distill.running import Job, as_data_error
 
 
 def make_saving(recipe: Recipe, folder: record.RunFolder, source: DataSource, pieces: Pieces, job: Job, precision: str) -> Saving:
     """Where and when the run is saved, and the checkpoint that it goes on from, if there is one. Takes metrics.jsonl back to that moment.
 
-    To be called when the run begins: from then on its seconds are counted. Raises RecipeError or DataError if it can't go on from the one there is.
+    To be called when the run begins: from then on its seconds are counted. Raises RecipeError or DataError if it can't go on from that checkpoint, or
+    if the disk has no room for what the run writes.
     """
     checkpoints, identity = CheckpointFolder(folder.path / record.CHECKPOINTS), _identity(recipe, source, pieces, job, precision)
     began = time.perf_counter()
-    start = _agreed(lambda: _start(checkpoints, folder, recipe, source, identity, job), job)
+    start = _agreed(lambda: _start(checkpoints, folder, recipe, source, pieces, identity, job), job)
 
     def save(step: int, epoch: int, state: Mapping[str, Any], writers: Mapping[str, Writer], is_best: bool) -> None:
         try:
@@ -61,30 +63,40 @@ def _agreed(find: Callable[[], Checkpoint | None], job: Job) -> Checkpoint | Non
     if job.is_main:
         try:
             outcome = [find()]
+        except OSError as error:
+            outcome = [as_data_error(error)]
         except DistillError as error:
             outcome = [error]
     start = broadcast_object_list(outcome)[0]
     if isinstance(start, DistillError):
+        start.is_shared = True
         raise start
     return start
 
 
 def _start(
-    checkpoints: CheckpointFolder, folder: record.RunFolder, recipe: Recipe, source: DataSource, identity: Mapping[str, Any], job: Job
+    checkpoints: CheckpointFolder, folder: record.RunFolder, recipe: Recipe, source: DataSource, pieces: Pieces, identity: Mapping[str, Any], job: Job
 ) -> Checkpoint | None:
+    require_space(recipe, pieces, folder)
+    (folder.path / record.DIVERGED_FILE).unlink(missing_ok=True)  # if it comes to that again, it is written again
     start, complaints = checkpoints.newest()
     for complaint in complaints:
         job.console.print(f"{complaint}; an older one is used", style="yellow", soft_wrap=True)
     if start is None:
+        checkpoints.start_from(None)
         folder.cut_metrics(0)
         (folder.path / record.TIMING_FILE).unlink(missing_ok=True)
         return None
     _require_same(start, recipe, source, identity)
-    folder.cut_metrics(start.state["metrics_bytes"])
+    checkpoints.start_from(start)
+    if lack := folder.cut_metrics(start.state["metrics_bytes"]):
+        job.console.print(f"{lack}; the weights are as they were, and training goes on", style="yellow", soft_wrap=True)
     job.console.print(f"going on from {start.path.name}", style="bold")
     then, now = start.state["environment"], identity["environment"]
     if changed := [f"{name} {then.get(name)} then, {value} now" for name, value in now.items() if then.get(name) != value]:
-        job.console.print(f"note: {'; '.join(changed)}: equal to a run without a break up to rounding, not bit for bit", style="yellow")
+        job.console.print(
+            f"note: {'; '.join(changed)}: from here on the run is not, bit for bit, the one without a break", style="yellow", soft_wrap=True
+        )
     return start
 
 
@@ -116,7 +128,7 @@ def _require_same(start: Checkpoint, recipe: Recipe, source: DataSource, identit
     except ValueError as error:  # pydantic's is one, and says in its second line which key it is about
         what = ": ".join(str(error).splitlines()[1:3]) or str(error)
         raise DataError(f"{start.path / 'state.json'} is not what a run writes ({what}); remove it to go on from an older one") from error
-    if changed := differences(old, recipe):
+    if changed := [change for change in differences(old, recipe) if not change.startswith(("teacher.weights:", "student.weights:"))]:
         raise RecipeError(f"checkpoint {start.path} is of another recipe:\n  " + "\n  ".join(changed))
     if state["data"] != identity["data"]:
         raise DataError(f"the pictures are not those that {start.path} was trained on (files, labels or classes have changed); set run_name=OTHER")
@@ -157,8 +169,10 @@ def _bytes(tensors: Any) -> int:
 
 
 def _needs(recipe: Recipe, pieces: Pieces, checkpoints: CheckpointFolder) -> str:
-    one, whole, free = checkpoint_bytes(recipe, pieces), bytes_written(recipe, pieces), shutil.disk_usage(checkpoints.path.parent).free
-    return f"{_megabytes(one)}, {_megabytes(whole)} with those that are kept, and {_megabytes(free)} are free"
+    needs = f"{_megabytes(checkpoint_bytes(recipe, pieces))}, {_megabytes(bytes_written(recipe, pieces))} with those that are kept"
+    with contextlib.suppress(OSError):  # the whole disk may be gone
+        needs += f", and {_megabytes(shutil.disk_usage(checkpoints.path.parent).free)} are free"
+    return needs
 
 
 def _megabytes(size: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ from accelerate import PartialState
 from rich.console import Console
 
 from distill.engine.stopping import Stopper
-from distill.errors import DistillError, StoppedError
+from distill.errors import DataError, DistillError, StoppedError
 from distill.record import RunFolder
 from distill.resolve import Catalogue
 
@@ -30,6 +31,9 @@ class Job:
         return self.state.is_main_process
 
 
+_OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EMFILE, errno.ENOENT}
+
+
 class OtherProcessError(DistillError):
     """Another process of this run has failed; it has said why."""
 
@@ -37,19 +41,30 @@ class OtherProcessError(DistillError):
 @contextlib.contextmanager
 def status_of(folder: RunFolder, job: Job) -> Iterator[None]:
     """Keeps status.json true while a run goes on. Any process that fails writes it, because the first may not live to."""
-    if job.is_main:
-        folder.set_status("running")
     try:
+        if job.is_main:
+            folder.set_status("running")
         yield
+        if job.is_main:
+            folder.set_status("finished", exit_code=0)
     except BaseException as error:
+        if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
+            cause, error = error, as_data_error(error)
+            with contextlib.suppress(OSError):
+                _write_failure(folder, error)
+            raise error from cause
         if _is_of_another(error):
             raise OtherProcessError("another process of this run has failed; its message and status.json say why") from error
         if not isinstance(error, OtherProcessError):
             with contextlib.suppress(OSError):
                 _write_failure(folder, error)
         raise
-    if job.is_main:
-        folder.set_status("finished", exit_code=0)
+
+
+def as_data_error(error: OSError) -> DataError:
+    """What the disk or its folders refuse, in words that a person can do something about."""
+    where = f"{error.filename}: " if error.filename else ""
+    return DataError(f"{where}{error.strerror or error}; mend that and add --resume")
 
 
 def _write_failure(folder: RunFolder, error: BaseException) -> None:

@@ -20,7 +20,7 @@ from distill.data.sources.base import DataSource
 from distill.engine.costs import Costs
 from distill.errors import DataError
 from distill.recipe import Recipe
-from distill.recipe_files import fingerprint, read_draft
+from distill.recipe_files import fingerprint, read_draft, to_yaml
 from distill.report.console import duration
 from distill.running import Job, status_of
 from distill.training_run import TeacherWeights, train_run
@@ -57,7 +57,9 @@ class TeacherStore:
 
     def find(self, path: Path) -> dict[str, Any] | None:
         """The summary of a teacher that is there."""
-        return record.read_json(path / record.SUMMARY_FILE) or None
+        summary = record.read_json(path / record.SUMMARY_FILE)
+        is_whole = isinstance(summary.get("created"), str) and "val_top1" in (summary.get("alone") or {}) and (path / record.WEIGHTS_FILE).is_file()
+        return summary if is_whole else None
 
     def get_or_train(self, recipe: Recipe, source: DataSource, job: Job, costs: Mapping[str, Costs]) -> TeacherWeights:
         """The teacher, trained first if it is not there; another job that is training it is waited for."""
@@ -82,11 +84,14 @@ class TeacherStore:
         if job.is_main:
             shutil.rmtree(path, ignore_errors=True)  # without a whole summary it is no teacher
             unfinished.path.mkdir(parents=True, exist_ok=True)
-        with status_of(unfinished, job):
-            summary = train_run(recipe, f"teacher {recipe.student.model}", unfinished, source, job, costs=costs)
+            unfinished.write_text(record.RECIPE_FILE, to_yaml(recipe))
+        summary = self._agreed(unfinished.path, job)  # finished, and killed before it got its name
+        if summary is None:
+            with status_of(unfinished, job):
+                summary = train_run(recipe, f"teacher {recipe.student.model}", unfinished, source, job, costs=costs)
         if job.is_main:
-            shutil.rmtree(unfinished.path / record.CHECKPOINTS, ignore_errors=True)
             unfinished.path.rename(path)
+            shutil.rmtree(path / record.CHECKPOINTS, ignore_errors=True)
         job.state.wait_for_everyone()
         return summary
 
@@ -99,6 +104,7 @@ class TeacherStore:
         while not broadcast_object_list([_try(lock) if job.is_main else None])[0]:
             if waited % 60 == 0:
                 job.console.print(f"teacher: another job is training it ({path.name}); waiting, {duration(waited)} so far")
+            job.stopper.check()
             time.sleep(2)
             waited += 2
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import time
@@ -30,9 +31,9 @@ from distill.engine.saving import Saving
 from distill.errors import DataError, DivergedError
 from distill.models.weight_files import save_weights
 from distill.recipe import Recipe
-from distill.recipe_files import fingerprint, to_yaml
+from distill.recipe_files import fingerprint
 from distill.report.console import RunProgress
-from distill.run_state import make_saving, require_space, seconds_before
+from distill.run_state import make_saving, seconds_before
 from distill.running import Job
 from distill.teacher_check import check_teacher
 
@@ -95,14 +96,11 @@ def _train_run(
     started, precision = time.perf_counter(), resolve_precision(recipe.train.precision, job.state.device)
     accelerator = make_accelerator(recipe.train.accumulation)
     if job.is_main:
-        folder.write_text(record.RECIPE_FILE, to_yaml(recipe))
         folder.write_json(record.ENVIRONMENT_FILE, record.environment(_device_name(job.state.device), precision, job.state.num_processes))
     sources = weight_sources(recipe, str(teacher_weights.path) if teacher_weights else None)
     pieces = build_pieces(recipe, job.catalogue, source, device=job.state.device, precision=precision, weights=sources)
     rehearse(pieces, source, unused=recipe.train.unused)
     _say_what_was_loaded(pieces, job)
-    if job.is_main:
-        require_space(recipe, pieces, folder)
     if pieces.teacher is not None:
         check_teacher(recipe, source, pieces, accelerator, job, claimed=teacher_weights.val_top1 if teacher_weights else None)
     saving = make_saving(recipe, folder, source, pieces, job, precision)
@@ -123,8 +121,9 @@ def _write_results(folder: record.RunFolder, recipe: Recipe, scored: Network, sc
         _save_predictions(folder, scores)
         folder.write_json(record.SUMMARY_FILE, summary)
     except OSError as error:
-        what = f"the results can't be written to {folder.path}: {error.strerror or error}"
-        raise DataError(f"{what}; make room and add --resume: nothing is trained again") from error
+        last, _ = CheckpointFolder(folder.path / record.CHECKPOINTS).newest()
+        what = f"the results can't be written to {folder.path}: {error.strerror or error}; mend that and add --resume"
+        raise DataError(f"{what}: training goes on from step {last.step if last else 0}") from error
 
 
 def _train(
@@ -159,7 +158,8 @@ def _recorded(error: DivergedError, folder: record.RunFolder, job: Job) -> Diver
     """Notes what is needed to run that batch again, and says how."""
     where = {"step": error.step, "sample_ids": error.sample_ids, "terms": error.terms}
     if job.is_main:
-        folder.write_json(record.DIVERGED_FILE, where)
+        with contextlib.suppress(OSError):  # on a full disk: what is said matters more
+            folder.write_json(record.DIVERGED_FILE, where)
     found, _ = CheckpointFolder(folder.path / record.CHECKPOINTS).newest()
     good = f"the last good checkpoint is {found.path}" if found else "there was no checkpoint before it"
     return DivergedError(f"{error}\n{good}; distill doctor --replay {folder.path} runs that batch again", **where)

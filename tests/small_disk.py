@@ -11,7 +11,7 @@ from pathlib import Path
 
 from runs import SMALL, contents
 
-from distill import cli, training_run
+from distill import cli, run_state
 from distill.checkpoints import CheckpointFolder
 
 RUN = [*SMALL, "run_name=run", "train.checkpoint_every_steps=2"]
@@ -38,10 +38,10 @@ def main() -> None:
     code, err = train(*RUN)
     assert code == 3, err
     assert "this run writes up to" in err, err
-    training_run.require_space = lambda *_: None  # as if another program filled the disk later: room for one checkpoint of 3 MB and not for two
+    run_state.require_space = lambda *_: None  # as if another program filled the disk later: room for one checkpoint of 3 MB and not for two
     code, err = train(*RUN, "--resume")
     assert code == 3, err
-    assert "the results can't be written to runs/run: No space left on device" in err, err
+    assert "the results can't be written to runs/run: No space left on device; mend that and add --resume: training goes on from step 2" in err, err
     assert "No space left on device; it needs 3 MB" in err, err
     assert "training goes on" in err, err
     newest, complaints = CheckpointFolder(Path("runs/run/checkpoints")).newest()

@@ -81,7 +81,7 @@ def test_pointers_and_what_is_kept():
     assert sorted(path.name for path in folder.path.glob("step-*")) == [f"step-{step:08d}-epoch-0000" for step in (2, 4, 5)]
     assert (folder.path / "latest").read_text() == "step-00000005-epoch-0000"
     assert (folder.path / "best").read_text() == "step-00000002-epoch-0000"
-    folder.prune(0)
+    folder.keep_best()
     assert [path.name for path in folder.path.glob("step-*")] == ["step-00000002-epoch-0000"]
 
 
@@ -269,8 +269,6 @@ def tamper(how: str) -> None:
         (folder / "state.json").write_text(json.dumps(json.loads((folder / "state.json").read_text()) | {"recent": {"rows": "x"}}))
     elif how == "a state beyond the end":
         (folder / "state.json").write_text(json.dumps(json.loads((folder / "state.json").read_text()) | {"step": 10**9}))
-    elif how == "metrics that were cut":
-        Path("runs/run/metrics.jsonl").write_text("")
     files = {path.name: {"bytes": path.stat().st_size, "sha256": file_sha256(path)} for path in folder.iterdir() if path.name != "MANIFEST.json"}
     (folder / "MANIFEST.json").write_text(json.dumps({"format": checkpoints.FORMAT, "files": files}))
 
@@ -287,7 +285,6 @@ TAMPERED = {
     "a state with a recipe that is none": ["state.json", "is not what a run writes"],
     "a state with records that are none": ["state.json", "is not what a run writes"],
     "a state beyond the end": ["state.json", "is not what a run writes"],
-    "metrics that were cut": ["metrics.jsonl", "lines are missing"],
 }
 
 
@@ -328,6 +325,52 @@ def test_folder_that_is_no_run_is_explained(make, code, words, distill):
 def recipe_file(text: str) -> None:
     Path("runs/run").mkdir(parents=True)
     Path("runs/run/recipe.resolved.yaml").write_text(text)
+
+
+def test_metrics_that_were_cut_are_said_and_training_goes_on(distill, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "_end_epoch", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert distill("train", *RUN)[0] == 130
+    Path("runs/run/metrics.jsonl").unlink()
+    code, _, err = distill("train", "--resume", "runs/run")
+    assert code == 0
+    assert "runs/run/metrics.jsonl has 0 bytes, and had" in err
+    assert metrics("runs/run")[-1]["step"] == 22
+
+
+def test_damaged_checkpoints_do_not_push_out_the_good_ones(distill, monkeypatch):
+    with monkeypatch.context() as patched:
+        original = Trainer._end_epoch
+        patched.setattr(Trainer, "_end_epoch", lambda self: original(self) if self.epoch < 2 else (_ for _ in ()).throw(KeyboardInterrupt))
+        assert distill("train", *RUN, "train.keep_checkpoints=1", "train.lr=1e-9")[0] == 130
+    newest = sorted(Path("runs/run/checkpoints").glob("step-*"))[-1]
+    (newest / "student.safetensors").write_bytes(b"x")
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "_end_epoch", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert distill("train", "--resume", "runs/run")[0] == 130
+    assert (Path("runs/run/checkpoints") / Path("runs/run/checkpoints/latest").read_text()).is_dir()
+    assert CheckpointFolder(Path("runs/run/checkpoints")).newest()[1] == []
+    assert (newest.with_name(f"damaged-{newest.name}")).is_dir()
+
+
+def test_best_survives_a_kill_before_it_is_pointed_to(distill, monkeypatch):
+    """The newest checkpoint itself says which is the best."""
+    original, calls = checkpoints.write_text, []
+
+    def write_text(path, text):
+        calls.append(path.name)
+        if calls.count("best") == 3:
+            raise KeyboardInterrupt
+        original(path, text)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoints, "write_text", write_text)
+        assert distill("train", *SMALL, "run_name=run")[0] == 130
+    newest = CheckpointFolder(Path("runs/run/checkpoints")).newest()[0]
+    assert distill("train", "--resume", "runs/run", "train.keep_checkpoints=1")[0] == 0
+    assert newest.state["best_checkpoint"] == newest.path.name
+    assert distill("train", *SMALL, "run_name=whole")[0] == 0
+    assert contents("runs/run") == contents("runs/whole")
 
 
 def test_run_in_use_is_not_gone_on_with(distill):

@@ -6,8 +6,11 @@ from pathlib import Path
 import pytest
 
 from distill.errors import DataError
+from distill.recipe_files import load_recipe
 from distill.record import RunFolder, finished_runs, read_json, write_text
-from distill.run_folders import claim_new
+from distill.run_folders import claim_new as claim
+
+RECIPE = load_recipe("smoke")
 
 
 def finish(folder: RunFolder) -> None:
@@ -20,7 +23,7 @@ def finish(folder: RunFolder) -> None:
 def test_names_count_up_from_two():
     names = []
     for _ in range(3):
-        folder = claim_new(Path("runs"), "kd", is_fixed=False)
+        folder = claim(Path("runs"), "kd", RECIPE, is_fixed=False)
         names.append(folder.path.name)
         finish(folder)
     assert names == ["kd", "kd-2", "kd-3"]
@@ -28,31 +31,31 @@ def test_names_count_up_from_two():
 
 
 def test_folder_of_a_run_that_never_trained_is_used_again():
-    first = claim_new(Path("runs"), "kd", is_fixed=True)
+    first = claim(Path("runs"), "kd", RECIPE, is_fixed=True)
     first.write_text("recipe.resolved.yaml", "seed: 0\n")
     first.set_status("failed", exit_code=2, reason="a typo")
     first.close()
-    assert claim_new(Path("runs"), "kd", is_fixed=True).path == first.path
+    assert claim(Path("runs"), "kd", RECIPE, is_fixed=True).path == first.path
 
 
 def test_folder_with_foreign_files_is_left_alone():
     Path("runs/kd").mkdir(parents=True)
     Path("runs/kd/thesis.tex").write_text("years of work")
-    assert claim_new(Path("runs"), "kd", is_fixed=False).path.name == "kd-2"
+    assert claim(Path("runs"), "kd", RECIPE, is_fixed=False).path.name == "kd-2"
     with pytest.raises(DataError, match="holds a run already"):
-        claim_new(Path("runs"), "kd", is_fixed=True)
+        claim(Path("runs"), "kd", RECIPE, is_fixed=True)
 
 
 def test_folder_in_use_is_passed_by_or_refused():
-    held = claim_new(Path("runs"), "kd", is_fixed=False)
+    held = claim(Path("runs"), "kd", RECIPE, is_fixed=False)
     held.set_status("running")
-    assert claim_new(Path("runs"), "kd", is_fixed=False).path.name == "kd-2"
+    assert claim(Path("runs"), "kd", RECIPE, is_fixed=False).path.name == "kd-2"
     with pytest.raises(DataError, match=r"another job \(process \d+\) is working in runs/kd"):
-        claim_new(Path("runs"), "kd", is_fixed=True)
+        claim(Path("runs"), "kd", RECIPE, is_fixed=True)
 
 
 def test_values_that_are_not_finite_are_written_as_null():
-    folder = claim_new(Path("runs"), "kd", is_fixed=False)
+    folder = claim(Path("runs"), "kd", RECIPE, is_fixed=False)
     folder.append({"loss": float("nan"), "top1": 0.5, "event": "train"})
     assert json.loads((folder.path / "metrics.jsonl").read_text()) == {"loss": None, "top1": 0.5, "event": "train"}
 

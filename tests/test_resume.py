@@ -71,7 +71,7 @@ def test_run_killed_after_any_step_and_gone_on_with_is_the_run_that_was_not(opti
         (os, "fsync", 20),
         (os, "fsync", 43),
         (checkpoints, "sync_folder", 5),
-        (checkpoints.CheckpointFolder, "prune", 4),
+        (checkpoints.CheckpointFolder, "_keep", 4),
         (checkpoints.shutil, "rmtree", 9),
         (record.RunFolder, "metrics_size", 7),
         (Trainer, "_end_epoch", 2),

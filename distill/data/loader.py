@@ -149,6 +149,10 @@ class _Decoding:
         try:
             yield from self._loader
         except RuntimeError as error:
+            if "Too many open files" in str(error):
+                raise DataError(
+                    "too many files are open at once (ulimit -n) for the processes that read pictures: try a smaller data.workers"
+                ) from error
             if "DataLoader worker" not in str(error):
                 raise
             raise DataError(

@@ -57,7 +57,9 @@ def _diverged(folder: Path, run: str) -> dict[str, Any]:
             f"--replay {run}: this run did not diverge: it has no {record.DIVERGED_FILE}, which a loss or gradient that is not finite leaves"
         )
     found = record.read_json(folder / record.DIVERGED_FILE)
-    if not isinstance(found.get("step"), int) or not all(isinstance(found.get(name), list) for name in ("sample_ids", "terms")):
+    kinds = {"sample_ids": int, "terms": str}
+    lists = all(isinstance(found.get(name), list) and all(type(item) is kind for item in found[name]) for name, kind in kinds.items())
+    if type(found.get("step")) is not int or found["step"] < 0 or not lists:
         raise DataError(f"{folder / record.DIVERGED_FILE} is not what a run writes: it needs step, sample_ids and terms")
     return found
 
@@ -73,6 +75,8 @@ def _replayed(recipe: Recipe, folder: Path, diverged: Mapping[str, Any], job: Jo
     saving = Saving(start=start)  # without a way to save: the folder stays as it is
     trainer, _ = build_trainer(recipe, source, pieces, accelerator, precision=precision, log=lambda event: None, saving=saving)
     trainer.evaluate = lambda check: {"val_top1": 0.0}  # it changes no weight
+    if diverged["step"] >= trainer.num_steps:
+        raise DataError(f"{folder / record.DIVERGED_FILE}: step {diverged['step']} is beyond the run's {trainer.num_steps} steps")
     step, report = diverged["step"], {"step": diverged["step"], "started_from": start.path.name if start else None, "diverged": diverged}
     job.console.print(f"training from step {trainer.step} to step {step}", style="dim")
     try:

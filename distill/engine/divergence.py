@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor
 
 from distill.data.loader import TrainingLoader
@@ -25,6 +28,19 @@ def stop_if_not_finite(recent: StepLog, rows: Tensor, loader: TrainingLoader, st
         terms = {name: value for name, value in wrong.items() if value is not None}
         at = step - len(bad_rows) + bad[0]
         raise _error(terms, at, loader.sample_ids(at), schedule(at))
+
+
+@torch.no_grad()
+def stop_if_weights_are_not_finite(parameters: Sequence[Tensor], loader: TrainingLoader, step: int, schedule: Schedule) -> None:
+    """Raises DivergedError if a step made weights infinite though its gradient was finite, as a learning rate of 1e38 does."""
+    if step and not torch.stack([parameter.isfinite().all() for parameter in parameters]).all():
+        raise DivergedError(
+            f"by step {step} weights had become infinite though every gradient was finite: train.lr ({schedule(step - 1):.3g}) times the gradient is "
+            "too large; a lower train.lr, or train.clip_norm=1.0",
+            step=step - 1,
+            sample_ids=loader.sample_ids(step - 1),
+            terms=[],
+        )
 
 
 def _columns(names: list[str], values: Tensor) -> list[tuple[str, list[float]]]:

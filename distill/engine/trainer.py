@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from distill.data.loader import TrainingLoader
 from distill.engine.distiller import Distiller
-from distill.engine.divergence import stop_if_not_finite
+from distill.engine.divergence import stop_if_not_finite, stop_if_weights_are_not_finite
 from distill.engine.gradients import Gradients, auto_weights, measure_gradients
 from distill.engine.metrics import StepLog
 from distill.engine.optim import Schedule, set_learning_rate
@@ -65,7 +66,9 @@ class Trainer:
         self.saving, self.stopper = saving or Saving(), stopper or Stopper()
         self.trained = Trained(distiller, optimizer, averaged, self.scaler, accelerator)
         self.parameters = [parameter for parameter in distiller.parameters() if parameter.requires_grad]
-        self.distiller, self.optimizer = accelerator.prepare(distiller, optimizer)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "broadcast_buffers is deprecated")  # Accelerate's name for it is still this one
+            self.distiller, self.optimizer = accelerator.prepare(distiller, optimizer)
         self.step = self.epoch = 0  # steps done, epochs done and evaluated
         self.best = -math.inf  # the highest val_top1 so far
         self.recent, self._begun = StepLog(list(distiller.losses)), -1
@@ -184,6 +187,7 @@ class Trainer:
 
     def _save(self, *, is_best: bool = False) -> None:
         """A checkpoint of this moment; in which nothing is that came after a value that was not finite."""
+        stop_if_weights_are_not_finite(self.parameters, self.loader, self.step, self.schedule)
         state = {"best": self.best if math.isfinite(self.best) else None, "recent": self.recent.state(self._finite_rows())}
         writers = self.trained.writers()
         if self.accelerator.is_main_process and self.saving.save is not None:
