@@ -354,3 +354,142 @@ def test_handlers_are_put_back(distill):
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)]
     assert distill("train", *SMALL, "train.max_steps=1")[0] == 0
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)] == before
+
+
+def test_sweep_with_resume_takes_a_name_for_each_recipe(distill, monkeypatch):
+    """Without a fixed name, another recipe's unfinished run of the same name is no obstacle, and each is found again."""
+    for rate in ("0.05", "0.01"):
+        with monkeypatch.context() as patched:
+            kill_at(patched, Trainer, "_save_or_stop", 4)
+            with pytest.raises(Killed):
+                distill("train", *SMALL, f"train.lr={rate}", "--resume", "train.checkpoint_every_steps=1")
+    Path("runs/smoke-seed0-3").mkdir()
+    Path("runs/smoke-seed0-3/recipe.resolved.yaml").write_text("broken: [")
+    Path("runs/latest").symlink_to("nowhere")
+    assert sorted(path.name for path in Path("runs").iterdir()) == ["latest", "smoke-seed0", "smoke-seed0-2", "smoke-seed0-3"]
+    for rate, name in (("0.01", "smoke-seed0-2"), ("0.05", "smoke-seed0")):
+        code, _, err = distill("train", *SMALL, f"train.lr={rate}", "--resume")
+        assert code == 0, err
+        assert "going on from step-00000003" in err
+        assert status(f"runs/{name}")["state"] == "finished"
+
+
+def test_fixed_name_is_that_name_and_no_other(distill, monkeypatch):
+    with monkeypatch.context() as patched:
+        kill_at(patched, Trainer, "_save_or_stop", 4)
+        with pytest.raises(Killed):
+            distill("train", *SMALL, "run_name=kd-2")
+    assert distill("train", *SMALL, "run_name=kd", "--resume")[0] == 0
+    assert status("runs/kd")["state"] == "finished"
+    assert status("runs/kd-2")["state"] != "finished"
+
+
+def test_run_is_gone_on_with_from_inside_its_folder_and_through_a_link(distill, monkeypatch):
+    arguments = [*SMALL, "control=true", "run_name=plain", "train.checkpoint_every_steps=2"]
+    with monkeypatch.context() as patched:
+        kill_at(patched, Trainer, "_save_or_stop", 9)
+        with pytest.raises(Killed):
+            distill("train", *arguments)
+    here = Path.cwd()
+    recipe = Path("runs/plain/recipe.resolved.yaml").read_text()
+    with monkeypatch.context() as patched:
+        patched.chdir("runs/plain")
+        kill_at(patched, Trainer, "_save_or_stop", 6)
+        with pytest.raises(Killed):
+            distill("train", "--resume", ".")
+    Path("current").symlink_to("runs/plain")
+    code, _, err = distill("train", "--resume", "current/")
+    assert code == 0, err
+    assert sorted(path.name for path in Path("runs").iterdir()) == ["plain", "plain-alone"]
+    assert not (here / "current-alone").exists()
+    assert Path("runs/plain/recipe.resolved.yaml").read_text() == recipe
+
+
+def test_teacher_file_may_lie_elsewhere_when_the_run_goes_on(distill, monkeypatch):
+    assert distill("train", *SMALL, "run_name=teach", "teacher=null", "losses.kd=null")[0] == 0
+    cut_off(distill, monkeypatch, "teacher.weights=runs/teach/student.safetensors")
+    Path("runs/teach/student.safetensors").rename("moved.safetensors")
+    code, _, err = distill("train", "--resume", "runs/plain", "teacher.weights=moved.safetensors")
+    assert code == 0, err
+
+
+def test_hint_how_to_go_on_names_the_plugins(distill, monkeypatch):
+    plugin = str(Path(__file__).parent / "odd_losses.py")
+    monkeypatch.setenv("STOP_AT", "3")
+    code, _, err = distill("train", *SMALL, "run_name=plain", "losses.asks_to_stop={weight: 0}", "--plugin", plugin)
+    assert code == 75
+    assert f"to go on: distill train --resume runs/plain --plugin {plugin}" in err
+    monkeypatch.delenv("STOP_AT")
+    assert distill("train", "--resume", "runs/plain", "--plugin", plugin)[0] == 0
+
+
+def test_teacher_that_was_trained_and_killed_before_it_got_its_name_is_not_trained_again(distill, monkeypatch, tmp_path):
+    from distill import teacher_store
+
+    arguments = [
+        *SMALL,
+        "teacher.weights=train",
+        "teacher.recipe=r18_alone",
+        "teacher.overrides={train: {epochs: 1, warmup_epochs: 0, max_steps: 2}}",
+    ]
+    arguments += ["teacher.overrides.data.global_batch_size=8"]
+    with monkeypatch.context() as patched:
+        original = Path.rename
+        patched.setattr(Path, "rename", lambda self, to: (_ for _ in ()).throw(Killed) if self.suffix == ".unfinished" else original(self, to))
+        with pytest.raises(Killed):
+            distill("train", *arguments)
+    trained = []
+    original_run = teacher_store.train_run
+    monkeypatch.setattr(teacher_store, "train_run", lambda *a, **k: trained.append(1) or original_run(*a, **k))
+    code, _, err = distill("train", *arguments, "--resume")
+    assert code == 0, err
+    assert trained == []
+
+
+def test_time_limit_counts_while_another_job_trains_the_teacher(distill, tmp_path):
+    from filelock import FileLock
+
+    arguments = [
+        *SMALL,
+        "teacher.weights=train",
+        "teacher.recipe=r18_alone",
+        "teacher.overrides={train: {epochs: 1, warmup_epochs: 0, max_steps: 2}}",
+    ]
+    arguments += ["teacher.overrides.data.global_batch_size=8"]
+    assert distill("train", *arguments)[0] == 0
+    (lock_file,) = (tmp_path / "cache" / "teachers").glob("*.lock")
+    with FileLock(lock_file, thread_local=False):
+        code, _, err = distill("train", *arguments, "run_name=other", "time_limit=0.001")
+    assert code == 75
+    assert "stopped by its time limit" in err
+
+
+def test_run_that_diverged_and_was_mended_is_a_run_like_others(distill, monkeypatch):
+    plugin = Path("mine.py")
+    text = (Path(__file__).parent / "odd_losses.py").read_text()
+    plugin.write_text(text)
+    arguments = [*SMALL, "losses.not_finite={weight: 1, sample_id: 7, view: 1}", "--plugin", "mine.py", "run_name=plain"]
+    assert distill("train", *arguments, "train.checkpoint_every_steps=2")[0] == 4
+    assert Path("runs/plain/diverged.json").exists()
+    plugin.write_text(text.replace("0.0 if is_bad else 1.0", "1.0"))
+    code, _, err = distill("train", "--resume", "runs/plain", "--plugin", "mine.py")
+    assert code == 0, err
+    assert not Path("runs/plain/diverged.json").exists()
+
+
+def test_learning_rate_that_overflows_leaves_no_checkpoint_of_infinite_weights(distill):
+    from safetensors.torch import load_file
+
+    options = ["train.lr=3e38", "losses.ce.weight=1000", "train.checkpoint_every_steps=1"]
+    code, _, err = distill("train", *SMALL, *options, "run_name=plain")
+    assert code == 4
+    assert "weights had become infinite" in err or "nothing of that step reached the weights" in err
+    for path in Path("runs/plain/checkpoints").glob("step-*/*.safetensors"):
+        assert all(tensor.isfinite().all() for tensor in load_file(path).values())
+
+
+def test_leftover_of_a_job_that_was_killed_while_it_wrote_is_no_obstacle(distill):
+    Path("runs/plain").mkdir(parents=True)
+    Path("runs/plain/.status.json.123.tmp").write_text("{")
+    assert distill("train", *SMALL, "run_name=plain", "train.max_steps=1", "--resume")[0] == 0
+    assert not list(Path("runs/plain").glob(".*.tmp"))
