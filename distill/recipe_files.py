@@ -203,10 +203,10 @@ def fingerprint(recipe: Recipe) -> str:
     return hashlib.sha256(json.dumps(recipe.model_dump(mode="json", exclude=_ASIDE), sort_keys=True).encode()).hexdigest()
 
 
-def differences(old: Recipe, new: Recipe) -> list[str]:
-    """Returns, in words, each value that decides the training's result and is not the same in both."""
+def differences(old: Recipe, new: Recipe, *, apart_from: Sequence[str] = ()) -> list[str]:
+    """Returns, in words, each value that decides the training's result and is not the same in both, but for the paths given."""
     both = [{dotted(path): value for path, value in _leaves(recipe.model_dump(mode="json", exclude=_ASIDE))} for recipe in (old, new)]
-    paths = [path for path in {**both[0], **both[1]} if both[0].get(path, _ABSENT) != both[1].get(path, _ABSENT)]
+    paths = [path for path in {**both[0], **both[1]} if path not in apart_from and both[0].get(path, _ABSENT) != both[1].get(path, _ABSENT)]
     return [f"{path}: {_shown(both[0], path)} then, {_shown(both[1], path)} now" for path in paths]
 
 
@@ -214,6 +214,7 @@ def _shown(values: dict[str, Any], path: str) -> str:
     return shown_value(values[path]) if path in values else "not there"
 
 
+WHERE_WEIGHTS_ARE = ("teacher.weights", "student.weights")  # which they are is known by their hash when a run goes on
 _ABSENT = object()
 _ASIDE: dict[str, Any] = {
     "data": {"root", "workers"},

@@ -10,7 +10,7 @@ from pathlib import Path
 from distill import record
 from distill.errors import DataError, RecipeError
 from distill.recipe import Recipe
-from distill.recipe_files import differences, load_recipe
+from distill.recipe_files import WHERE_WEIGHTS_ARE, differences, load_recipe
 from distill.record import FolderInUseError, RunFolder
 
 _BEFORE_TRAINING = {".lock", record.RECIPE_FILE, record.STATUS_FILE, record.ENVIRONMENT_FILE}
@@ -91,10 +91,10 @@ def claim_again(runs_dir: Path, base_name: str, recipe: Recipe, *, is_fixed: boo
 def open_run(path: Path, recipe: Recipe) -> RunFolder:
     """The folder of a run that is named, opened. Raises FinishedError, RecipeError if it has another recipe, or DataError if it can't be had.
 
-    Weights may lie elsewhere now: which they are is known by their hash.
+    Weights may lie elsewhere now.
     """
     old = load_recipe(path)
-    if changed := [change for change in differences(old, recipe) if not change.startswith(("teacher.weights:", "student.weights:"))]:
+    if changed := differences(old, recipe, apart_from=WHERE_WEIGHTS_ARE):
         raise RecipeError(f"{path} goes on with its own recipe; it can't change now:\n  " + "\n  ".join(changed))
     if recipe.run_name != old.run_name or recipe.runs_dir != old.runs_dir:
         raise RecipeError(f"{path} goes on in its own folder: leave out run_name and runs_dir")

@@ -21,7 +21,7 @@ from distill.engine.saving import Saving
 from distill.errors import DataError, DistillError, RecipeError
 from distill.models.weights import checksum
 from distill.recipe import Recipe
-from distill.recipe_files import differences
+from distill.recipe_files import WHERE_WEIGHTS_ARE, differences
 from distill.running import Job, as_data_error
 
 
@@ -128,7 +128,7 @@ def _require_same(start: Checkpoint, recipe: Recipe, source: DataSource, identit
     except ValueError as error:  # pydantic's is one, and says in its second line which key it is about
         what = ": ".join(str(error).splitlines()[1:3]) or str(error)
         raise DataError(f"{start.path / 'state.json'} is not what a run writes ({what}); remove it to go on from an older one") from error
-    if changed := [change for change in differences(old, recipe) if not change.startswith(("teacher.weights:", "student.weights:"))]:
+    if changed := differences(old, recipe, apart_from=WHERE_WEIGHTS_ARE):
         raise RecipeError(f"checkpoint {start.path} is of another recipe:\n  " + "\n  ".join(changed))
     if state["data"] != identity["data"]:
         raise DataError(f"the pictures are not those that {start.path} was trained on (files, labels or classes have changed); set run_name=OTHER")

@@ -18,21 +18,10 @@ import torch.distributed as dist
 
 from distill.errors import StoppedError
 
-_REASONS = (
-    "",
-    "its time limit",
-    "SIGHUP",
-    "SIGTERM",
-    "SIGUSR1",
-    "Ctrl-C",
-)  # of several, the last one counts: a launcher sends SIGTERM after a Ctrl-C
+# of several, the last one counts: a launcher sends SIGTERM after a Ctrl-C
+_REASONS = ("", "its time limit", "SIGHUP", "SIGTERM", "SIGUSR1", "Ctrl-C")
 _TIME_LIMIT, _INTERRUPT = _REASONS.index("its time limit"), _REASONS.index("Ctrl-C")
-_SIGNALS = {
-    signal.SIGHUP: _REASONS.index("SIGHUP"),
-    signal.SIGTERM: _REASONS.index("SIGTERM"),
-    signal.SIGUSR1: _REASONS.index("SIGUSR1"),
-    signal.SIGINT: _INTERRUPT,
-}
+_SIGNALS = {signal.Signals[name]: number for number, name in enumerate(_REASONS) if name.startswith("SIG")} | {signal.SIGINT: _INTERRUPT}
 
 _LAUNCHERS = {"accelerate", "torchrun", "accelerate.commands.launch", "accelerate.commands.accelerate_cli", "torch.distributed.run"}
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
