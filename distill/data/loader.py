@@ -140,24 +140,21 @@ class _Decoding:
     def run(self, micro_batches: Iterator[np.ndarray], view: int) -> Iterator[tuple[np.ndarray, Tensor]]:
         """(positions, pictures [n, 3, size, size] uint8 on the device) of each micro-batch."""
         self._batches.next = ([(int(position), view) for position in positions] for positions in micro_batches)
-        for positions, pictures in self._loaded():
+        for positions, pictures in self._loader:
             if isinstance(pictures, str):
                 raise DataError(pictures)
             yield positions.numpy(), pictures.to(self._device, non_blocking=True)
 
-    def _loaded(self) -> Iterator[tuple[Tensor, Tensor | str]]:
-        try:
-            yield from self._loader
-        except RuntimeError as error:
-            if "Too many open files" in str(error):
-                raise DataError(
-                    "too many files are open at once (ulimit -n) for the processes that read pictures: try a smaller data.workers"
-                ) from error
-            if "DataLoader worker" not in str(error):
-                raise
-            raise DataError(
-                f"a process that reads pictures has died: {error}; the machine may have run out of memory: try data.workers=1, or 0 for none"
-            ) from error
+
+def worker_failure(error: BaseException) -> DataError | None:
+    """What it means if torch raised this about a process that reads pictures, at whatever moment; None if it is something else."""
+    if not isinstance(error, RuntimeError):
+        return None
+    if "Too many open files" in str(error):
+        return DataError("too many files are open at once (ulimit -n) for the processes that read pictures: try a smaller data.workers")
+    if "DataLoader worker" in str(error):
+        return DataError(f"a process that reads pictures has died: {error}; has memory run out? try data.workers=1, or 0 for none")
+    return None
 
 
 def _leave_signals_to_the_trainer(worker: int) -> None:
