@@ -56,11 +56,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _print_error("interrupted", options)
         return 130
     except Exception as error:
-        if "DataLoader worker" in str(error):  # torch raises it once more while the first one is dealt with
-            from distill.data.loader import worker_failure
-
-            _print_error(str(worker_failure(error) or error), options)
-            return 3
         if not _wants_traceback(options):
             _print_error(
                 f"unexpected {type(error).__name__}: {error}\n(the traceback is shown with --traceback; this is a defect, please report it)", options

@@ -11,7 +11,6 @@ import torch.distributed as dist
 from accelerate import PartialState
 from rich.console import Console
 
-from distill.data.loader import worker_failure
 from distill.engine.stopping import Stopper
 from distill.errors import DataError, DistillError, StoppedError
 from distill.record import RunFolder
@@ -49,12 +48,10 @@ def status_of(folder: RunFolder, job: Job) -> Iterator[None]:
         if job.is_main:
             folder.set_status("finished", exit_code=0)
     except BaseException as error:
-        named = as_data_error(error) if isinstance(error, OSError) and error.errno in _OF_THE_DISK else worker_failure(error)
-        if named is not None:
-            for _ in range(2):  # torch may raise about a dead worker once more, in the midst of this
-                with contextlib.suppress(OSError, RuntimeError):
-                    _write_failure(folder, named)
-                    break
+        if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
+            named = as_data_error(error)
+            with contextlib.suppress(OSError):
+                _write_failure(folder, named)
             raise named from error
         if _is_of_another(error):
             raise OtherProcessError("another process of this run has failed; its message and status.json say why") from error

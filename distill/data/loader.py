@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Iterator
 
 import numpy as np
@@ -140,19 +141,32 @@ class _Decoding:
     def run(self, micro_batches: Iterator[np.ndarray], view: int) -> Iterator[tuple[np.ndarray, Tensor]]:
         """(positions, pictures [n, 3, size, size] uint8 on the device) of each micro-batch."""
         self._batches.next = ([(int(position), view) for position in positions] for positions in micro_batches)
-        for positions, pictures in self._loader:
+        for positions, pictures in self._loaded():
             if isinstance(pictures, str):
                 raise DataError(pictures)
             yield positions.numpy(), pictures.to(self._device, non_blocking=True)
 
+    def _loaded(self) -> Iterator[tuple[Tensor, Tensor | str]]:
+        """torch would also raise about a dead worker from a signal's handler, in the midst of anything; that handler is taken back, and the loop here
+        asks every 5 seconds at the latest whether all are alive."""
+        is_main_thread = threading.current_thread() is threading.main_thread()
+        try:
+            before = signal.getsignal(signal.SIGCHLD)
+            batches = iter(self._loader)
+            if is_main_thread:
+                signal.signal(signal.SIGCHLD, before)
+            yield from batches
+        except (RuntimeError, ConnectionError, EOFError) as error:
+            if (named := _worker_failure(error)) is None:
+                raise
+            raise named from error
 
-def worker_failure(error: BaseException) -> DataError | None:
-    """What it means if torch raised this about a process that reads pictures, at whatever moment; None if it is something else."""
-    if not isinstance(error, RuntimeError):
-        return None
+
+def _worker_failure(error: Exception) -> DataError | None:
+    """What torch means by this about a process that reads pictures; None if it is something else."""
     if "Too many open files" in str(error):
         return DataError("too many files are open at once (ulimit -n) for the processes that read pictures: try a smaller data.workers")
-    if "DataLoader worker" in str(error):
+    if isinstance(error, ConnectionError | EOFError) or "DataLoader worker" in str(error):  # or its end of the pipe is gone
         return DataError(f"a process that reads pictures has died: {error}; has memory run out? try data.workers=1, or 0 for none")
     return None
 
