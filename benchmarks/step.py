@@ -19,7 +19,7 @@ from torch.nn.utils import get_total_norm
 from benchmarks.interleave import interleave
 from distill.build.pieces import build_pieces
 from distill.build.trainer import build_trainer
-from distill.data.random_rows import permutation, view_table
+from distill.data.random_rows import ViewTables, permutation
 from distill.data.sources.synthetic import Synthetic
 from distill.data.views import Views
 from distill.engine.runtime import make_accelerator, processes, resolve_precision, use_all_cores
@@ -63,10 +63,10 @@ def hand_written(source: Synthetic, batch_size: int, device: torch.device, preci
 
     def run() -> None:
         student.train()
-        table, order, rows, norms = view_table(0, 0, len(labels)), permutation(0, 0, len(labels)), [], []
+        tables, order, rows, norms = ViewTables(0, 0, len(labels)), permutation(0, 0, len(labels)), [], []
         for start in range(0, len(labels) - batch_size + 1, batch_size):
             ids = order[start : start + batch_size]
-            images = views.apply(pixels[ids], table[ids]).to(torch.float32, memory_format=torch.channels_last).sub_(mean).mul_(scale)
+            images = views.apply(pixels[ids], tables.of(ids)).to(torch.float32, memory_format=torch.channels_last).sub_(mean).mul_(scale)
             answers = labels[ids].to(device)
             with torch.autocast(device.type, dtype=dtype, enabled=precision == "bf16"):
                 with torch.no_grad():

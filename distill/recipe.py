@@ -30,6 +30,7 @@ from distill.recipe_types import (
     Text,
     UpToOne,
     Whole,
+    number,
     numbers,
 )
 
@@ -54,13 +55,25 @@ class Student(Network):
     frozen: list[Text] = Field([], description="Module paths, such as layer1, that keep their weights and batch statistics.")
 
 
+class Cache(Section):
+    """Where the teacher's answers are kept, so that it is asked once for each view of a picture."""
+
+    use: Literal["auto", "on", "off"] = Field("auto", description="auto (where it can be used and pays), on (else stop) or off.")
+    folder: Text | None = Field(None, description="Folder of the kept answers; null for one found by what decides them.")
+    format: Literal["auto", "fp32", "bf16", "int8", "topk"] = Field("auto", description="How logits are kept; auto: bf16, many classes topk.")
+    top_k: Count = Field(16, description="Logits that topk keeps of each answer.")
+    features: list[Text] = Field([], description="Features kept beside the logits, such as pooled.")
+
+
 class Teacher(Network):
     """The big network that is learned from."""
 
+    image_size: Pixels | None = Field(None, description="Size that the teacher sees the same view in; null for the student's.")
     num_classes: Count | None = Field(None, description="Classes of the weights, where they are not the data's; no loss may then compare logits.")
     weights: Text = Field("train", description="A file, a run folder, a published name, or train: train it first with its own recipe.")
     recipe: Text | None = Field(None, description="The recipe that trains the teacher; needed when weights is train.")
     overrides: Arguments = Field({}, description="Values merged into the teacher's recipe.")
+    cache: Cache = Field(Cache(), description="Where the teacher's answers are kept.")
     check: StrictBool = Field(True, description="Score the teacher first and stop where it falls short.")
     claimed_top1: UpToOne | None = Field(None, description="Top-1 fraction that the teacher's weights are said to reach.")
 
@@ -87,6 +100,18 @@ class Augment(Section):
     scale: Scale = Field((0.35, 1.0), description="Area range of random_resized, as fractions.")
     ratio: Ratio = Field((0.75, 1.3333), description="Width to height range of random_resized.")
     flip: Share = Field(0.5, description="Probability of a mirrored image.")
+    auto: Literal["none", "trivial", "rand"] = Field("none", description="none, trivial (TrivialAugment) or rand (RandAugment).")
+    num_ops: number(int, ge=1, le=5) = Field(2, description="Operations on an image in RandAugment.")
+    magnitude: number(int, ge=0, le=30) = Field(9, description="Strength of RandAugment's operations.")
+    brightness: Share = Field(0.0, description="Jitter of the brightness: factors within 1 +- this.")
+    contrast: Share = Field(0.0, description="Jitter of the contrast.")
+    saturation: Share = Field(0.0, description="Jitter of the saturation.")
+    hue: number(float, ge=0, le=0.5) = Field(0.0, description="Jitter of the hue, in turns of the colour circle.")
+    erase: Share = Field(0.0, description="Probability that a box of an image is painted over.")
+    erase_scale: Scale = Field((0.02, 0.3333), description="Area range of that box, as fractions.")
+    mixup: NotNegative = Field(0.0, description="Alpha of mixup: two images blended, labels too; 0 for none.")
+    cutmix: NotNegative = Field(0.0, description="Alpha of cutmix: a box of another image put in; 0 for none.")
+    mix: Share = Field(1.0, description="Probability that an image is mixed, where mixup or cutmix is on.")
 
 
 class Data(Section):
@@ -101,6 +126,8 @@ class Data(Section):
     views: Whole = Field(0, description="Different views of each image; 0 for as many as epochs.")
     workers: Whole | None = Field(None, description="Loading processes per training process; null for automatic.")
     arguments: Arguments = Field({}, description="Further arguments for the data source.")
+    labels: Literal["given", "none"] = Field("given", description="given, or none: training looks at no label, only at the teacher.")
+    on_bad_image: Literal["error", "skip"] = Field("error", description="An unreadable image: error, or skip (another one of its class).")
     augment: Augment = Field(Augment(), description="How training images are varied.")
 
 

@@ -219,6 +219,6 @@ _ABSENT = object()
 _ASIDE: dict[str, Any] = {
     "data": {"root", "workers"},
     "train": {"log_every", "log_gradients_every", "checkpoint_every_minutes", "checkpoint_every_steps", "keep_checkpoints"},
-    "teacher": {"check", "claimed_top1"},
+    "teacher": {"check": True, "claimed_top1": True, "cache": {"folder"}},
     **dict.fromkeys(("description", "run_name", "runs_dir", "control", "time_limit", "deterministic"), True),
 }

@@ -5,16 +5,26 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import numpy as np
 from torch import Tensor
+
+
+class HostKeys(NamedTuple):
+    """Which pictures a batch has, in the memory of the host: to look something up by them, without waiting for the device."""
+
+    sample_ids: np.ndarray  # [N] int64
+    view: int
+    num_replaced: int = 0  # pictures that could not be read, and that others stand in for
 
 
 class Batch(NamedTuple):
     """What the loader yields. A NamedTuple because accelerate's device walk skips dataclasses."""
 
     images: Tensor  # [N, 3, H, W] uint8: not normalised, each network normalises its own copy
-    labels: Tensor  # [N] int64, or [N, K] float rows that sum to 1 after mixup or cutmix
+    labels: Tensor  # [N] int64, or [N, K] float rows that sum to 1 after mixup or cutmix; -1 where training has no labels
     sample_ids: Tensor  # [N] int64, row in the source
     view: Tensor  # [N] int64, which view of the sample this is
+    host: HostKeys | None = None  # absent in a batch that was gathered from several processes
 
 
 class Head(NamedTuple):

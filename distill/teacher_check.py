@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from accelerate import Accelerator
 
+from distill.build.loaders import evaluation_loader
 from distill.build.pieces import Pieces
-from distill.build.trainer import evaluation_loader
 from distill.data.sources.base import DataSource
 from distill.engine.evaluation import score
 from distill.errors import DataError

@@ -18,9 +18,10 @@ from accelerate import Accelerator
 
 import distill
 from distill import record
+from distill.build.loaders import evaluation_loader
 from distill.build.pieces import Pieces, build_pieces, rehearse, weight_sources
 from distill.build.plan import plan_run
-from distill.build.trainer import build_trainer, evaluation_loader
+from distill.build.trainer import build_trainer
 from distill.checkpoints import CheckpointFolder
 from distill.data.sources.base import DataSource
 from distill.engine.costs import Costs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -16,7 +17,8 @@ from distill.resolve import Catalogue
 
 def find_problems(values: Mapping[str, Any], catalogue: Catalogue) -> list[Problem]:
     """Every problem found in a recipe's raw values; what is not a mapping where one is needed is left to the check of the structure."""
-    return [*_in_losses(values, catalogue), *_in_models(values), *_in_source(values, catalogue)]
+    found = [*_in_losses(values, catalogue), *_in_models(values), *_in_source(values, catalogue)]
+    return found + ([*_without_labels(values, catalogue)] if _mapping(values, "data").get("labels") == "none" else [])
 
 
 def _in_losses(values: Mapping[str, Any], catalogue: Catalogue) -> Iterator[Problem]:
@@ -35,6 +37,25 @@ def _in_losses(values: Mapping[str, Any], catalogue: Catalogue) -> Iterator[Prob
         yield from _too_long(label, entry, values)
         if cls.needs_teacher and values.get("teacher") is None:
             yield Problem(f"losses.{label}", f"the loss {name!r} needs a teacher, and the recipe has none; remove it with losses.{label}=null")
+
+
+def _without_labels(values: Mapping[str, Any], catalogue: Catalogue) -> Iterator[Problem]:
+    """What can't be had where training looks at no label."""
+    for label, entry in _mapping(values, "losses").items():
+        entry = entry if isinstance(entry, Mapping) else {}
+        with contextlib.suppress(RecipeError):  # an unknown loss has its own message
+            name = entry.get("type") or label
+            if isinstance(name, str) and catalogue.get("losses", name).needs_labels:
+                yield Problem(f"losses.{label}", f"the loss {name!r} looks at labels, and data.labels is none; remove it with losses.{label}=null")
+        if str(entry.get("weight", "")).startswith("auto"):
+            message = "auto compares with the gradient of cross-entropy, which needs labels, and data.labels is none; give a number"
+            yield Problem(f"losses.{label}.weight", message)
+    if values.get("control"):
+        yield Problem("control", "the student alone learns from labels, and data.labels is none; set control=false")
+    if _mapping(values, "train").get("log_gradients_every"):
+        yield Problem("train.log_gradients_every", "gradients are compared with that of cross-entropy, which needs labels; set it to 0")
+    if _mapping(values, "teacher").get("weights", "train") == "train":
+        yield Problem("teacher.weights", "a teacher is trained on labels, and data.labels is none; name the weights of one that is trained")
 
 
 def _too_long(label: str, entry: Mapping[str, Any], values: Mapping[str, Any]) -> Iterator[Problem]:

@@ -91,6 +91,7 @@ def _network(
         aliases=entry.features,
         autocast_dtype=DTYPES[precision] if precision in ("bf16", "fp16") else None,
         channels_last=recipe.train.channels_last,
+        image_size=getattr(entry, "image_size", None),
     )
     dtype = torch.float64 if precision == "fp64" else None
     memory_format = torch.channels_last if recipe.train.channels_last else torch.contiguous_format
@@ -102,7 +103,7 @@ def _num_classes(entry: schema.Network, source: DataSource) -> int:
 
 
 def _info(network: Network, entry: schema.Network, source: DataSource) -> ModelInfo:
-    shapes = measure_shapes(network.model, network.hooks, source.image_size)
+    shapes = measure_shapes(network.model, network.hooks, network.image_size or source.image_size)
     info = describe(network.model, entry.model, shapes, _num_classes(entry, source), network.hooks.stages)
     return dataclasses.replace(info, not_pooled=_not_pooled(network, source.image_size))
 

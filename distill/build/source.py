@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from distill.build.arguments import check_arguments
 from distill.data.sources.base import DataSource
+from distill.errors import DataError
 from distill.recipe import Data
 from distill.resolve import Catalogue
 
@@ -14,4 +15,6 @@ def open_source(data: Data, catalogue: Catalogue) -> DataSource:
     arguments, _ = check_arguments(cls, data.arguments)
     source = cls(root=data.root, image_size=data.image_size, val_fraction=data.val_fraction, **arguments)
     source.check()
+    if data.labels == "given" and not source.has_labels:
+        raise DataError(f"the training pictures of {data.root} have no labels: sort them into a folder for each class, or set data.labels=none")
     return source

@@ -8,32 +8,19 @@ import torch
 from accelerate import Accelerator
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from distill.build.loaders import Warn, evaluation_loader, training_loader
 from distill.build.pieces import Pieces
-from distill.build.plan import make_sampler, plan_run
-from distill.data.loader import EvaluationLoader, TrainingLoader
-from distill.data.sources.base import DataSource, Part
-from distill.data.views import Views
+from distill.build.plan import plan_run
+from distill.data.loader import EvaluationLoader
+from distill.data.sources.base import DataSource
 from distill.engine.evaluation import score
 from distill.engine.network import Network
 from distill.engine.optim import make_optimizer, make_schedule
-from distill.engine.runtime import cores_per_process
 from distill.engine.saving import Saving
 from distill.engine.stopping import Stopper
+from distill.engine.teacher import Asked
 from distill.engine.trainer import Evaluate, Log, Trainer
 from distill.recipe import Recipe
-
-
-def evaluation_loader(recipe: Recipe, source: DataSource, part: Part, accelerator: Accelerator) -> EvaluationLoader:
-    """Shares a part among the processes; the pictures of a batch only decide speed, not results."""
-    return EvaluationLoader(
-        part,
-        source.image_size,
-        batch_size=max(64, recipe.data.global_batch_size // accelerator.num_processes),
-        device=accelerator.device,
-        rank=accelerator.process_index,
-        world_size=accelerator.num_processes,
-        workers=_num_workers(recipe, part),
-    )
 
 
 def build_trainer(
@@ -46,9 +33,11 @@ def build_trainer(
     log: Log,
     saving: Saving | None = None,
     stopper: Stopper | None = None,
+    teacher: Asked | None = None,
+    warn: Warn = print,
 ) -> tuple[Trainer, Network]:
     """(the trainer, at the checkpoint that saving starts from if there is one; the network that is scored and kept: the student, or its moving
-    average where the recipe has one)."""
+    average where the recipe has one). teacher: what is asked in place of the network in `pieces`, such as its kept answers."""
     train, plan = recipe.train, plan_run(recipe, source, accelerator.num_processes)
     student, averaged = pieces.distiller.student, None
     scored = student
@@ -58,7 +47,7 @@ def build_trainer(
     trainer = Trainer(
         accelerator=accelerator,
         distiller=pieces.distiller,
-        teacher=pieces.teacher,
+        teacher=teacher or pieces.teacher,
         optimizer=make_optimizer(
             pieces.distiller,
             name=train.optimizer,
@@ -68,7 +57,7 @@ def build_trainer(
             nesterov=train.nesterov,
             betas=train.betas,
         ),
-        loader=_training_loader(recipe, source, accelerator),
+        loader=training_loader(recipe, source, accelerator=accelerator, warn=warn),
         schedule=make_schedule(
             lr=train.lr,
             num_steps=plan.num_steps,
@@ -79,7 +68,7 @@ def build_trainer(
             final_lr_fraction=train.final_lr_fraction,
         ),
         num_steps=plan.num_steps,
-        evaluate=_evaluation(scored, evaluation_loader(recipe, source, source.val, accelerator), accelerator),
+        evaluate=_evaluation(scored, evaluation_loader(recipe, source, source.val, accelerator, warn), accelerator),
         log=log,
         log_every=train.log_every,
         log_gradients_every=train.log_gradients_every,
@@ -95,38 +84,9 @@ def build_trainer(
     return trainer, scored
 
 
-def _training_loader(recipe: Recipe, source: DataSource, accelerator: Accelerator) -> TrainingLoader:
-    data = recipe.data
-    views = Views(
-        size=source.image_size,
-        crop=data.augment.crop,
-        padding=data.augment.padding,
-        scale=data.augment.scale,
-        ratio=data.augment.ratio,
-        flip=data.augment.flip,
-    )
-    return TrainingLoader(
-        source.train,
-        views,
-        make_sampler(recipe, source, rank=accelerator.process_index, world_size=accelerator.num_processes),
-        view_seed=data.view_seed,
-        num_views=data.views or recipe.train.epochs,
-        device=accelerator.device,
-        workers=_num_workers(recipe, source.train),
-    )
-
-
 def _evaluation(network: Network, loader: EvaluationLoader, accelerator: Accelerator) -> Evaluate:
     def evaluate(check: Callable[[], None]) -> dict[str, float]:
         result = score({"student": network}, loader, accelerator, check)["student"]
         return {"val_top1": result.top1, "val_nll": result.nll}
 
     return evaluate
-
-
-def _num_workers(recipe: Recipe, part: Part) -> int:
-    if part.pixels is not None:
-        return 0
-    if recipe.data.workers is not None:
-        return recipe.data.workers
-    return min(8, cores_per_process())

@@ -2,35 +2,53 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 from collections.abc import Iterator
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
-from distill.data.random_rows import view_row, view_table
+from distill.data.bad_pictures import BadPictures
+from distill.data.mixing import MixPlan, partners
+from distill.data.random_rows import Block, ViewTables
 from distill.data.sampler import StepSampler
 from distill.data.sources.base import Part
 from distill.data.views import Views, plain_view
-from distill.errors import DataError
-from distill.structures import Batch
+from distill.data.workers import Key, Loaded, PlainViewsOfPart, ViewsOfPart, Workers
+from distill.structures import Batch, HostKeys
+
+NO_LABEL = -1  # of training pictures whose labels nobody may look at
 
 
 class TrainingLoader:
     """The micro-batches of any epoch, from any step on. Shown are pure functions of (view_seed, view, sample); the order is of (seed, epoch)."""
 
-    def __init__(self, part: Part, views: Views, sampler: StepSampler, *, view_seed: int, num_views: int, device: torch.device, workers: int = 0):
-        """num_views: how many views of each sample there are; epoch e shows view e modulo num_views."""
+    def __init__(
+        self,
+        part: Part,
+        views: Views,
+        sampler: StepSampler,
+        *,
+        view_seed: int,
+        num_views: int,
+        device: torch.device,
+        workers: int = 0,
+        num_classes: int = 0,
+        has_labels: bool = True,
+        bad_pictures: BadPictures | None = None,
+    ):
+        """num_views: how many views of each sample there are; epoch e shows view e modulo num_views. num_classes: needed where views mix pictures.
+        has_labels: False to hide the labels. bad_pictures: None if a picture that can't be read is an error."""
+        if views.mixes and has_labels and not num_classes:
+            raise ValueError("mixed pictures have shares of classes as labels: how many classes are there?")
         self.part, self.views, self.sampler = part, views, sampler
         self.view_seed, self.num_views, self.device = view_seed, num_views, device
-        self._decoding = None
-        if part.pixels is not None:
+        self.num_classes, self.has_labels, self.bad_pictures = num_classes, has_labels, bad_pictures
+        self._workers = self._pixels = None
+        if part.pixels is not None and not views.one_by_one:
             self._pixels = part.pixels.to(device)
         else:
-            self._decoding = _Decoding(_ViewsOfPart(part, views, view_seed), device, workers)
+            self._workers = Workers(ViewsOfPart(part, views, view_seed, replaces=bad_pictures is not None), device, workers)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -43,141 +61,90 @@ class TrainingLoader:
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """This process's micro-batches of an epoch. Raises DataError naming the file if a picture can't be read."""
-        view, micro_batches = epoch % self.num_views, self.sampler.micro_batches(epoch, first_step)
-        if self._decoding is None:
-            table = view_table(self.view_seed, view, int(self.part.sample_ids.max()) + 1)
-            for positions in micro_batches:
-                index = torch.from_numpy(positions).to(self.device)
-                images = self.views.apply(self._pixels[index], table[self.part.sample_ids[positions]])
-                yield _batch(self.part, positions, images, view)
-        else:
-            for positions, images in self._decoding.run(micro_batches, view):
-                yield _batch(self.part, positions, images, view)
+        yield from self.batches(epoch % self.num_views, self.sampler.micro_batches(epoch, first_step))
+
+    def batches(self, view: int, micro_batches: Iterator[np.ndarray]) -> Iterator[Batch]:
+        """One view of the pictures at these positions [n] of the part, a batch for each array of them."""
+        ids = self.part.sample_ids
+        tables = ViewTables(self.view_seed, view, int(ids.max()) + 1)
+        others = partners(tables.table(Block.MIXING)[ids]) if self.views.mixes else None
+        for loaded in self._loaded(micro_batches, view, tables, others):
+            if self.bad_pictures is not None:
+                self.bad_pictures.note(loaded.failures)
+            yield self._batch(loaded, view, tables, others)
+
+    def _loaded(self, micro_batches: Iterator[np.ndarray], view: int, tables: ViewTables, others: np.ndarray | None) -> Iterator[Loaded]:
+        if self._workers is not None:
+            yield from self._workers.run(self._keys(positions, view, tables, others) for positions in micro_batches)
+            return
+        for positions in micro_batches:
+            images = self._resident(positions, tables)
+            if others is not None:
+                images = self._plan(positions, tables).pictures(images, self._resident(others[positions], tables))
+            yield Loaded(positions, images, [])
+
+    def _resident(self, positions: np.ndarray, tables: ViewTables) -> Tensor:
+        index = torch.from_numpy(positions).to(self.device)
+        return self.views.apply(self._pixels[index], tables.of(self.part.sample_ids[positions]))
+
+    def _keys(self, positions: np.ndarray, view: int, tables: ViewTables, others: np.ndarray | None) -> list[Key]:
+        """A picture that happens not to be mixed needs no partner decoded."""
+        chosen = np.full(len(positions), -1)
+        if others is not None:
+            chosen = np.where(self._plan(positions, tables).boxes[:, 2:].all(axis=1), others[positions], -1)
+        return [Key(int(position), int(partner), view) for position, partner in zip(positions, chosen, strict=True)]
+
+    def _plan(self, positions: np.ndarray, tables: ViewTables) -> MixPlan:
+        return self.views.mixing.decide(tables.of(self.part.sample_ids[positions])(Block.MIXING), self.views.size)
+
+    def _batch(self, loaded: Loaded, view: int, tables: ViewTables, others: np.ndarray | None) -> Batch:
+        labels = self.part.labels[loaded.positions]
+        if not self.has_labels:
+            labels = np.full_like(labels, NO_LABEL)
+        elif others is not None:
+            theirs = self.part.labels[others[loaded.positions]]
+            labels = self._plan(loaded.positions, tables).labels(labels, theirs, self.num_classes)
+        return _batch(self.part, loaded, labels, view)
 
 
 class EvaluationLoader:
     """This process's share of a part, unvaried and in order; together the processes see each sample exactly once."""
 
-    def __init__(self, part: Part, size: int, *, batch_size: int, device: torch.device, rank: int = 0, world_size: int = 1, workers: int = 0):
+    def __init__(
+        self,
+        part: Part,
+        size: int,
+        *,
+        batch_size: int,
+        device: torch.device,
+        rank: int = 0,
+        world_size: int = 1,
+        workers: int = 0,
+        bad_pictures: BadPictures | None = None,
+    ):
+        """bad_pictures: None if a picture that can't be read is an error."""
         self.part, self.size, self.batch_size, self.device, self.workers = part, size, batch_size, device, workers
+        self.bad_pictures = bad_pictures
         self._positions = np.arange(len(part))[rank::world_size]
         self.num_rounds = -(-len(part) // (world_size * batch_size))  # batches of the process that has most of them
 
     def __iter__(self) -> Iterator[tuple[Tensor, Batch]]:
         """(positions [n] int64 in the part, batch) pairs. Raises DataError naming the file if a picture can't be read."""
+        for loaded in self._loaded():
+            if self.bad_pictures is not None:
+                self.bad_pictures.note(loaded.failures)
+            yield torch.from_numpy(loaded.positions).to(self.device), _batch(self.part, loaded, self.part.labels[loaded.positions], view=0)
+
+    def _loaded(self) -> Iterator[Loaded]:
         chunks = [self._positions[start : start + self.batch_size] for start in range(0, len(self._positions), self.batch_size)]
         if self.part.pixels is not None:
-            decoded = ((positions, plain_view(self.part.pixels[positions].to(self.device), self.size)) for positions in chunks)
+            yield from (Loaded(chunk, plain_view(self.part.pixels[chunk].to(self.device), self.size), []) for chunk in chunks)
         else:
-            decoded = _Decoding(_PlainViewsOfPart(self.part, self.size), self.device, self.workers).run(iter(chunks), view=0)
-        for positions, images in decoded:
-            yield torch.from_numpy(positions).to(self.device), _batch(self.part, positions, images, view=0)
+            shown = PlainViewsOfPart(self.part, self.size, replaces=self.bad_pictures is not None)
+            yield from Workers(shown, self.device, self.workers).run([Key(int(position)) for position in chunk] for chunk in chunks)
 
 
-def _batch(part: Part, positions: np.ndarray, images: Tensor, view: int) -> Batch:
-    labels, sample_ids = (torch.from_numpy(values[positions]).to(images.device, non_blocking=True) for values in (part.labels, part.sample_ids))
-    return Batch(images, labels, sample_ids, torch.full_like(labels, view))
-
-
-class _ViewsOfPart(Dataset):
-    """(position, view) -> (position, picture), the views made one by one, where the pictures have different sizes."""
-
-    def __init__(self, part: Part, views: Views, view_seed: int):
-        self.part, self.views, self.view_seed = part, views, view_seed
-
-    def __getitem__(self, key: tuple[int, int]) -> tuple[int, Tensor | str]:
-        position, view = key
-        try:
-            picture = self.part.picture(position)
-        except DataError as error:  # as a value: an exception would arrive wrapped in the worker's traceback
-            return position, str(error)
-        return position, self.view_of(picture, position, view)
-
-    def view_of(self, picture: Tensor, position: int, view: int) -> Tensor:
-        row = view_row(self.view_seed, view, int(self.part.sample_ids[position]))
-        return self.views.apply(picture[None], row[None])[0]
-
-
-class _PlainViewsOfPart(_ViewsOfPart):
-    def __init__(self, part: Part, size: int):
-        self.part, self.size = part, size
-
-    def view_of(self, picture: Tensor, position: int, view: int) -> Tensor:
-        return plain_view(picture[None], self.size)[0]
-
-
-class _Batches:
-    """The list of batches that a DataLoader goes through next, set anew for each epoch.
-
-    An object of its own, because a loader that leads back to itself is freed by the garbage collector, some time later and in an order in which its
-    workers never hear that they should end: torch then waits 5 seconds for each of them.
-    """
-
-    def __init__(self):
-        self.next: Iterator[list[tuple[int, int]]] = iter(())
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        return self.next
-
-
-class _Decoding:
-    """A DataLoader whose list of batches is set anew for each epoch, so that its workers live on."""
-
-    def __init__(self, dataset: Dataset, device: torch.device, workers: int):
-        self._batches = _Batches()
-        self._device = device
-        self._loader = DataLoader(
-            dataset,
-            batch_sampler=self._batches,
-            collate_fn=_collate,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            pin_memory=device.type == "cuda",
-            prefetch_factor=4 if workers else None,
-            worker_init_fn=_leave_signals_to_the_trainer,
-            generator=torch.Generator(),  # else each epoch takes a number from the global one, and resuming within an epoch takes one more
-        )
-
-    def run(self, micro_batches: Iterator[np.ndarray], view: int) -> Iterator[tuple[np.ndarray, Tensor]]:
-        """(positions, pictures [n, 3, size, size] uint8 on the device) of each micro-batch."""
-        self._batches.next = ([(int(position), view) for position in positions] for positions in micro_batches)
-        for positions, pictures in self._loaded():
-            if isinstance(pictures, str):
-                raise DataError(pictures)
-            yield positions.numpy(), pictures.to(self._device, non_blocking=True)
-
-    def _loaded(self) -> Iterator[tuple[Tensor, Tensor | str]]:
-        """torch would also raise about a dead worker from a signal's handler, in the midst of anything; that handler is taken back, and the loop here
-        asks every 5 seconds at the latest whether all are alive."""
-        is_main_thread = threading.current_thread() is threading.main_thread()
-        try:
-            before = signal.getsignal(signal.SIGCHLD)
-            batches = iter(self._loader)
-            if is_main_thread:
-                signal.signal(signal.SIGCHLD, before)
-            yield from batches
-        except (RuntimeError, ConnectionError, EOFError) as error:
-            if (named := _worker_failure(error)) is None:
-                raise
-            raise named from error
-
-
-def _worker_failure(error: Exception) -> DataError | None:
-    """What torch means by this about a process that reads pictures; None if it is something else."""
-    if "Too many open files" in str(error):
-        return DataError("too many files are open at once (ulimit -n) for the processes that read pictures: try a smaller data.workers")
-    if isinstance(error, ConnectionError | EOFError) or "DataLoader worker" in str(error):  # or its end of the pipe is gone
-        return DataError(f"a process that reads pictures has died: {error}; has memory run out? try data.workers=1, or 0 for none")
-    return None
-
-
-def _leave_signals_to_the_trainer(worker: int) -> None:
-    """A Ctrl-C or a cluster's SIGTERM goes to every process. Workers end with the trainer, which still needs them for its last step."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
-
-
-def _collate(samples: list[tuple[int, Tensor | str]]) -> tuple[Tensor, Tensor | str]:
-    positions = torch.tensor([position for position, _ in samples])
-    failure = next((picture for _, picture in samples if isinstance(picture, str)), None)
-    return positions, failure if failure is not None else torch.stack([picture for _, picture in samples])
+def _batch(part: Part, loaded: Loaded, labels: np.ndarray, view: int) -> Batch:
+    sample_ids, device = part.sample_ids[loaded.positions], loaded.images.device
+    on_device = [torch.from_numpy(values).to(device, non_blocking=True) for values in (labels, sample_ids)]
+    return Batch(loaded.images, *on_device, torch.full_like(on_device[1], view), HostKeys(sample_ids, view, len(loaded.failures)))

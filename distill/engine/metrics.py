@@ -9,24 +9,32 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from distill.structures import StepOutput
+from distill.structures import Batch, StepOutput
+
+_REPLACED = "num_replaced"
 
 
 class StepLog:
     """The loss, its terms and the training accuracy of every micro-batch, and the gradient's norm of every step, since the last read."""
 
-    def __init__(self, labels: list[str]):
-        """labels: the names of the loss's terms."""
-        self.names = ["loss", *labels, "top1"]
+    def __init__(self, terms: list[str], *, has_labels: bool = True, counts_replaced: bool = False):
+        """terms: the names of the loss's terms. has_labels: False where training has none, and so no accuracy. counts_replaced: whether to note how
+        many pictures others stood in for."""
+        self.has_labels, self.counts_replaced = has_labels, counts_replaced
+        self.names = ["loss", *terms, *(["top1"] if has_labels else []), *([_REPLACED] if counts_replaced else [])]
         self._rows: list[Tensor] = []  # [number of names] each
         self._norms: list[Tensor] = []  # [] each
 
     @torch.no_grad()
-    def add(self, output: StepOutput, labels: Tensor) -> None:
+    def add(self, output: StepOutput, batch: Batch) -> None:
         """Notes one micro-batch without waiting for the device. Of mixed pictures the class with the largest share counts."""
-        classes = labels if labels.ndim == 1 else labels.argmax(dim=1)
-        top1 = (output.logits.argmax(dim=1) == classes).to(output.loss.dtype).mean()
-        self._rows.append(torch.stack([output.loss.detach(), *output.terms.values(), top1]))
+        values = [output.loss.detach(), *output.terms.values()]
+        if self.has_labels:
+            classes = batch.labels if batch.labels.ndim == 1 else batch.labels.argmax(dim=1)
+            values.append((output.logits.argmax(dim=1) == classes).to(output.loss.dtype).mean())
+        if self.counts_replaced:
+            values.append(output.loss.new_full((), batch.host.num_replaced))
+        self._rows.append(torch.stack(values))
 
     def add_norm(self, norm: Tensor) -> None:
         """Notes the norm [] of a step's gradient."""
@@ -46,8 +54,10 @@ class StepLog:
         self._rows, self._norms = [], []
 
     def means(self, rows: Tensor) -> dict[str, float]:
-        """The mean by name over processes and micro-batches, and "gradient_norm" where norms were noted."""
+        """The mean by name over processes and micro-batches, "gradient_norm" where norms were noted, and the sum of "num_replaced"."""
         norms, means = self.norms(), dict(zip(self.names, rows.mean(dim=(0, 1)).tolist(), strict=True))
+        if self.counts_replaced:
+            means[_REPLACED] = int(rows[..., -1].sum())
         return means | ({"gradient_norm": math.fsum(norms) / len(norms)} if norms else {})
 
     def state(self, rows: Tensor) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from distill.data.resizing import plain_view
 from distill.errors import RecipeError
 from distill.models.hooks import FeatureHooks
 from distill.models.zoo import head_path
@@ -30,10 +31,12 @@ class Network(nn.Module):
         aliases: Mapping[str, str] | None = None,
         autocast_dtype: torch.dtype | None = None,
         channels_last: bool = True,
+        image_size: int | None = None,
     ):
-        """mean, std: [3] of the pictures in [0, 1]. autocast_dtype: None for the model's own precision. Raises RecipeError for an unknown layer."""
+        """mean, std: [3] of the pictures in [0, 1]. autocast_dtype: None for the model's own precision. image_size: pixels a side that the model is
+        shown, whatever size the view has; None for the view's. Raises RecipeError for an unknown layer."""
         super().__init__()
-        self.model, self.autocast_dtype = model, autocast_dtype
+        self.model, self.autocast_dtype, self.image_size = model, autocast_dtype, image_size
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.register_buffer("mean", 255 * torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("scale", 1 / (255 * torch.tensor(std).view(1, 3, 1, 1)), persistent=False)
@@ -61,13 +64,20 @@ class Network(nn.Module):
     def like(self, model: nn.Module) -> Network:
         """Another model of the same kind, such as a moving average, seen through the same normalisation; without hooks."""
         copy = Network(
-            model, mean=(0.0,) * 3, std=(1.0,) * 3, autocast_dtype=self.autocast_dtype, channels_last=self.memory_format == torch.channels_last
+            model,
+            mean=(0.0,) * 3,
+            std=(1.0,) * 3,
+            autocast_dtype=self.autocast_dtype,
+            channels_last=self.memory_format == torch.channels_last,
+            image_size=self.image_size,
         )
         copy.mean, copy.scale = self.mean, self.scale
         return copy
 
     def forward(self, images: Tensor) -> Outputs:
         """[N, 3, H, W] uint8 -> logits [N, K] float32 (float64 in a float64 network) and the features by name."""
+        if self.image_size is not None:
+            images = plain_view(images, self.image_size)
         pixels = images.to(self.mean.dtype, memory_format=self.memory_format).sub_(self.mean).mul_(self.scale)
         with torch.autocast(images.device.type, dtype=self.autocast_dtype, enabled=self.autocast_dtype is not None):
             logits = self.model(pixels)

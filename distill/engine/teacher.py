@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 
 from distill.engine.network import Network
 from distill.structures import Batch, Outputs
+
+
+class Asked(Protocol):
+    """What a training step asks: a live teacher, or its kept answers. The step can't tell them apart."""
+
+    def __call__(self, batch: Batch) -> Outputs: ...
 
 
 class Teacher:

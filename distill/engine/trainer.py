@@ -24,7 +24,7 @@ from distill.engine.runtime import seed_step
 from distill.engine.saving import Saving
 from distill.engine.snapshot import Trained
 from distill.engine.stopping import Stopper, stopped
-from distill.engine.teacher import Teacher
+from distill.engine.teacher import Asked
 from distill.errors import StoppedError
 from distill.structures import Batch, Outputs
 
@@ -40,7 +40,7 @@ class Trainer:
         *,
         accelerator: Accelerator,
         distiller: Distiller,
-        teacher: Teacher | None,
+        teacher: Asked | None,
         optimizer: torch.optim.Optimizer,
         loader: TrainingLoader,
         schedule: Schedule,
@@ -71,7 +71,8 @@ class Trainer:
             self.distiller, self.optimizer = accelerator.prepare(distiller, optimizer)
         self.step = self.epoch = 0  # steps done, epochs done and evaluated
         self.best = -math.inf  # the highest val_top1 so far
-        self.recent, self._begun = StepLog(list(distiller.losses)), -1
+        self.recent = StepLog(list(distiller.losses), has_labels=loader.has_labels, counts_replaced=loader.bad_pictures is not None)
+        self._begun = -1
 
     def restore(self) -> None:
         """Goes on from the checkpoint that `saving` names."""
@@ -108,7 +109,7 @@ class Trainer:
             with self.accelerator.accumulate(self.distiller):
                 output = self.distiller(batch, teacher)
                 self.accelerator.backward(self.scaler.scale(output.loss))
-                self.recent.add(output, batch.labels)
+                self.recent.add(output, batch)
                 if self.accelerator.sync_gradients:
                     self._update()
                     self._save_or_stop()

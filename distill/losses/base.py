@@ -25,6 +25,8 @@ class DistillLoss(nn.Module):
 
     needs_teacher = True  # False: works on labels alone; `teacher` may then be None
     batch_coupled = False  # True: relates samples to each other, and gets the global batch of all processes, without its images
+    needs_labels = False  # True: looks at the labels, of the batch or in `data`; then it can't train on pictures that have none
+    needs_all_logits = True  # False: an answer of the teacher that knows only its largest logits, and the others' sum, will do
     takes_soft_labels = True  # False: refuses labels [N, K]; a loss that does not look at labels takes any
     zero_at_identity = False  # True: 0 where the student answers exactly what the teacher answers
 

@@ -80,7 +80,12 @@ class RunProgress:
         if event["event"] == "train":
             terms = [f"{name} {value:.3f}" for name, value in event.items() if name not in _NOT_TERMS]
             parts += [f"loss {event['loss']:.3f}" + (f" ({' '.join(terms)})" if len(terms) > 1 else "")]
-            parts += [f"train {event['top1']:.1%}", self._val, f"lr {event['lr']:.2g}", f"{event['images_per_second']:,.0f} images/s"]
+            parts += [
+                f"train {event['top1']:.1%}" if "top1" in event else "",
+                self._val,
+                f"lr {event['lr']:.2g}",
+                f"{event['images_per_second']:,.0f} images/s",
+            ]
         else:
             parts += [self._val]
         done = event["step"] / self.num_steps
@@ -88,4 +93,4 @@ class RunProgress:
         return "  ".join(part for part in parts if part)
 
 
-_NOT_TERMS = {"event", "epoch", "step", "lr", "loss", "top1", "gradient_norm", "images_per_second"}
+_NOT_TERMS = {"event", "epoch", "step", "lr", "loss", "top1", "gradient_norm", "images_per_second", "num_replaced"}

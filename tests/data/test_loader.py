@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from distill.data.loader import EvaluationLoader, TrainingLoader
-from distill.data.random_rows import view_table
+from distill.data.random_rows import ViewTables
 from distill.data.sampler import StepSampler
 from distill.data.sources.base import Part
 from distill.data.sources.imagefolder import ImageFolder
@@ -61,7 +61,9 @@ def assert_equal(ours, theirs):
     ours, theirs = list(ours), list(theirs)
     assert len(ours) == len(theirs) > 0
     for first, second in zip(ours, theirs, strict=True):
-        for name in first._fields:
+        assert np.array_equal(first.host.sample_ids, second.host.sample_ids)
+        assert first.host[1:] == second.host[1:]
+        for name in first._fields[:4]:
             assert torch.equal(getattr(first, name), getattr(second, name)), name
 
 
@@ -78,7 +80,7 @@ def test_a_batch_holds_the_views_labels_and_ids_of_its_samples(in_memory, pixels
         assert batch.sample_ids.tolist() == chosen.tolist()
         assert batch.labels.tolist() == [int(position >= 13) for position in chosen]
         assert batch.view.tolist() == [3] * 8
-        assert torch.equal(batch.images, VIEWS["random_resized"].apply(pixels[chosen], view_table(7, 3, NUM)[chosen]))
+        assert torch.equal(batch.images, VIEWS["random_resized"].apply(pixels[chosen], ViewTables(7, 3, NUM).of(chosen)))
         assert batch.images.dtype == torch.uint8
         assert batch.labels.dtype == batch.sample_ids.dtype == batch.view.dtype == torch.int64
 
@@ -87,7 +89,7 @@ def test_views_follow_the_sample_id_and_not_the_position(pixels):
     part = Part(np.zeros(NUM), np.arange(NUM) * 3 + 100, pixels=pixels)
     for batch in loader(part).epoch(0):
         ids = batch.sample_ids.numpy()
-        assert torch.equal(batch.images, VIEWS["padded"].apply(pixels[(ids - 100) // 3], view_table(7, 0, 200)[ids]))
+        assert torch.equal(batch.images, VIEWS["padded"].apply(pixels[(ids - 100) // 3], ViewTables(7, 0, 200).of(ids)))
 
 
 def test_workers_change_nothing_even_when_an_epoch_is_abandoned(in_files):
@@ -103,7 +105,7 @@ def test_loader_is_freed_when_dropped_without_waiting_for_the_garbage_collector(
     gc.disable()
     try:
         loading = loader(in_files)
-        dropped = weakref.ref(loading._decoding)
+        dropped = weakref.ref(loading._workers)
         list(loading.epoch(0))
         del loading
         assert dropped() is None

@@ -5,8 +5,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from distill.data.random_rows import NUM_COLUMNS, view_table
-from distill.data.views import _AREA, _FLIP, _LEFT, _RATIO, _TOP, Views, _resize_weights, plain_view, resize_boxes
+from distill.data.random_rows import NUM_COLUMNS, Draw, view_table
+from distill.data.resizing import _resize_weights, random_boxes
+from distill.data.views import _AREA, _FLIP, _LEFT, _RATIO, _TOP, Views, plain_view, resize_boxes
 
 KINDS = {
     "none": Views(16, flip=0.5),
@@ -28,6 +29,10 @@ def row(**columns: float) -> np.ndarray:
     return numbers
 
 
+def drawn(rows: np.ndarray) -> Draw:
+    return lambda block: rows
+
+
 def whole(num: int, height: int, width: int) -> np.ndarray:
     return np.array([[0, 0, height, width]] * num)
 
@@ -41,21 +46,21 @@ def as_picture(values: list[list[int]]) -> torch.Tensor:
 @pytest.mark.parametrize("height, width", [(16, 16), (21, 30), (9, 5)])
 def test_view_has_the_same_bytes_in_any_batching(kind, height, width):
     views, images, rows = KINDS[kind], pictures(7, height, width), view_table(3, 1, 7)
-    together = views.apply(images, rows)
+    together = views.apply(images, drawn(rows))
     assert together.shape == (7, 3, 16, 16)
     assert together.dtype == torch.uint8
-    one_by_one = [views.apply(images[i : i + 1], rows[i : i + 1]) for i in range(7)]
-    chunks = [views.apply(images[i : i + 3], rows[i : i + 3]) for i in range(0, 7, 3)]
+    one_by_one = [views.apply(images[i : i + 1], drawn(rows[i : i + 1])) for i in range(7)]
+    chunks = [views.apply(images[i : i + 3], drawn(rows[i : i + 3])) for i in range(0, 7, 3)]
     order = [4, 0, 6, 2, 1, 5, 3]
     assert torch.equal(torch.cat(one_by_one), together)
     assert torch.equal(torch.cat(chunks), together)
-    assert torch.equal(views.apply(images[order], rows[order]), together[order])
+    assert torch.equal(views.apply(images[order], drawn(rows[order])), together[order])
 
 
 @pytest.mark.parametrize("kind", ["none", "padded", "random_resized"])
 def test_views_of_one_picture_differ_and_leave_the_picture_alone(kind):
     images, before = pictures(1, 16, 16).repeat(40, 1, 1, 1), pictures(1, 16, 16).repeat(40, 1, 1, 1)
-    shown = {view.numpy().tobytes() for view in KINDS[kind].apply(images, view_table(0, 0, 40))}
+    shown = {view.numpy().tobytes() for view in KINDS[kind].apply(images, drawn(view_table(0, 0, 40)))}
     assert len(shown) == 2 if kind == "none" else len(shown) > 20
     assert torch.equal(images, before)
 
@@ -140,7 +145,7 @@ NINE = [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
     ],
 )
 def test_padded_crop_and_flip_by_hand(columns, expected):
-    shown = Views(3, crop="padded", padding=1, flip=0.5).apply(as_picture(NINE), row(**columns))
+    shown = Views(3, crop="padded", padding=1, flip=0.5).apply(as_picture(NINE), drawn(row(**columns)))
     inside = (torch.tensor(expected) > 0).to(torch.uint8)
     assert torch.equal(shown, as_picture(expected) * inside)
 
@@ -148,7 +153,7 @@ def test_padded_crop_and_flip_by_hand(columns, expected):
 def test_every_offset_of_a_padded_crop_comes_up_as_often():
     image = torch.zeros(1, 3, 5, 5, dtype=torch.uint8)
     image[..., 2, 2] = 255
-    shown = Views(5, crop="padded", padding=2).apply(image.expand(5000, -1, -1, -1), view_table(1, 0, 5000))
+    shown = Views(5, crop="padded", padding=2).apply(image.expand(5000, -1, -1, -1), drawn(view_table(1, 0, 5000)))
     counts = (shown[:, 0] > 0).sum(dim=0)
     assert counts.sum() == 5000  # with padding 2 the middle pixel never leaves
     assert counts.min() > 200 - 6 * 14  # 25 places, 200 each, standard deviation 14
@@ -157,7 +162,7 @@ def test_every_offset_of_a_padded_crop_comes_up_as_often():
 
 @pytest.mark.parametrize("flip, number, is_mirrored", [(0.5, 0.49, True), (0.5, 0.5, False), (0.0, 0.0, False), (1.0, 0.999, True)])
 def test_flip_is_the_share_of_pictures_mirrored(flip, number, is_mirrored):
-    shown = Views(3, flip=flip).apply(as_picture(NINE), row(flip=number))
+    shown = Views(3, flip=flip).apply(as_picture(NINE), drawn(row(flip=number)))
     assert torch.equal(shown, as_picture(NINE).flip(-1) if is_mirrored else as_picture(NINE))
 
 
@@ -165,7 +170,7 @@ def test_random_box_by_hand():
     # A quarter of 8x8 at ratio 1 is 4x4, which has 5 places each way: 0.99 is the last of them, 0.1 the first.
     views = Views(4, crop="random_resized", scale=(0.25, 0.25), ratio=(1.0, 1.0))
     image = pictures(1, 8, 8)
-    assert torch.equal(views.apply(image, row(top=0.99, left=0.1)), image[..., 4:8, 0:4])
+    assert torch.equal(views.apply(image, drawn(row(top=0.99, left=0.1))), image[..., 4:8, 0:4])
 
 
 SIZES = [(1, 1), (1, 50), (50, 1), (2, 3), (7, 7), (28, 28), (31, 200), (333, 500), (500, 333)]
@@ -173,7 +178,7 @@ SIZES = [(1, 1), (1, 50), (50, 1), (2, 3), (7, 7), (28, 28), (31, 200), (333, 50
 
 @pytest.mark.parametrize("height, width", SIZES)
 def test_random_boxes_lie_inside_the_picture(height, width):
-    boxes = Views(8, crop="random_resized", scale=(0.08, 1.0))._random_boxes(view_table(2, 0, 3000), height, width)
+    boxes = random_boxes(view_table(2, 0, 3000)[:, :4], (0.08, 1.0), (0.75, 1.3333), height, width)
     assert (boxes[:, :2] >= 0).all()
     assert (boxes[:, 2:] >= 1).all()
     assert (boxes[:, 0] + boxes[:, 2] <= height).all()
@@ -182,14 +187,14 @@ def test_random_boxes_lie_inside_the_picture(height, width):
 
 @pytest.mark.parametrize("height, width", SIZES)
 def test_random_resized_view_of_any_size_has_the_target_size(height, width):
-    shown = Views(8, crop="random_resized", scale=(0.08, 1.0), flip=0.5).apply(pictures(4, height, width), view_table(2, 0, 4))
+    shown = Views(8, crop="random_resized", scale=(0.08, 1.0), flip=0.5).apply(pictures(4, height, width), drawn(view_table(2, 0, 4)))
     assert shown.shape == (4, 3, 8, 8)
 
 
 @pytest.mark.parametrize("height, width", [(28, 28), (333, 500), (500, 333)])
 def test_area_and_ratio_of_random_boxes_are_in_range_up_to_rounding(height, width):
     scale, ratio = (0.35, 0.9), (0.75, 1.3333)
-    boxes = Views(8, crop="random_resized", scale=scale, ratio=ratio)._random_boxes(view_table(2, 0, 3000), height, width)
+    boxes = random_boxes(view_table(2, 0, 3000)[:, :4], scale, ratio, height, width)
     box_height, box_width = boxes[:, 2], boxes[:, 3]
     assert ((box_height - 0.5) * (box_width - 0.5) <= scale[1] * height * width).all()
     untrimmed = (box_height < height) & (box_width < width)
@@ -201,7 +206,7 @@ def test_area_and_ratio_of_random_boxes_are_in_range_up_to_rounding(height, widt
 
 
 def test_random_boxes_spread_over_areas_ratios_and_places():
-    boxes = Views(8, crop="random_resized", scale=(0.1, 0.4))._random_boxes(view_table(2, 0, 5000), 1000, 1000)
+    boxes = random_boxes(view_table(2, 0, 5000)[:, :4], (0.1, 0.4), (0.75, 1.3333), 1000, 1000)
     area, ratio = boxes[:, 2] * boxes[:, 3] / 1e6, boxes[:, 3] / boxes[:, 2]
     assert area.mean() == pytest.approx(0.25, abs=0.006)  # uniform: 5 standard errors of 0.0866 / sqrt(5000)
     assert np.log(ratio).mean() == pytest.approx(0, abs=0.012)  # as often wide as tall
@@ -215,11 +220,11 @@ def test_random_boxes_spread_over_areas_ratios_and_places():
 
 def test_columns_decide_one_thing_each():
     views, images, rows = Views(8, crop="random_resized", flip=0.5), pictures(1, 30, 40), view_table(0, 0, 1)
-    shown = views.apply(images, rows)
+    shown = views.apply(images, drawn(rows))
     for column in range(NUM_COLUMNS):
         changed = rows.copy()
         changed[0, column] = (changed[0, column] + 0.5) % 1.0
-        assert torch.equal(views.apply(images, changed), shown) == (column > 4), column
+        assert torch.equal(views.apply(images, drawn(changed)), shown) == (column > 4), column
 
 
 @pytest.mark.parametrize(

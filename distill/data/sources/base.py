@@ -66,6 +66,8 @@ class DataSource:
     image_size: int  # pixels a side that training and evaluation use
     mean: tuple[float, ...] = IMAGENET_MEAN  # of the pictures in [0, 1], for networks that don't bring their own
     std: tuple[float, ...] = IMAGENET_STD
+    has_labels: bool = True  # of the training part; without, they are all -1
+    decoder: str = ""  # what decodes the pictures, with its version; empty where they come as pixels
     note: str = ""  # what the person should know about the split, in a sentence
 
     def fingerprint(self) -> str:

@@ -1,0 +1,77 @@
+"""Crops and resizes pictures in whole numbers that float32 holds exactly: the same bytes in any batch and on any device.
+
+Two products with small matrices, one for each axis, whose rows are the weights of an antialiasing triangle filter over an integer box.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_ONE = 4096  # fixed-point one of the resize weights: 255 * 16 * 4096 < 2**24, so float32 sums of products are exact in any order
+_KEPT = 16  # sixteenths of a grey level kept between the two passes
+
+
+def random_boxes(uniform: np.ndarray, scale: tuple[float, float], ratio: tuple[float, float], height: int, width: int) -> np.ndarray:
+    """[N, 4] int64 of top, left, height, width inside a picture of this size.
+
+    uniform [N, 4] in [0, 1) decides top, left, area (a share within `scale`) and width to height (within `ratio`, evenly in its logarithm).
+    torchvision draws such a box up to ten times until it fits; here the first one is trimmed to fit, which differs only for elongated pictures.
+    """
+    area = (scale[0] + uniform[:, 2] * (scale[1] - scale[0])) * height * width
+    low, high = np.log(ratio)
+    ratios = np.exp(low + uniform[:, 3] * (high - low))
+    box_height = np.clip(np.rint(np.sqrt(area / ratios)), 1, height).astype(np.int64)
+    box_width = np.clip(np.rint(np.sqrt(area * ratios)), 1, width).astype(np.int64)
+    top = (uniform[:, 0] * (height - box_height + 1)).astype(np.int64)
+    left = (uniform[:, 1] * (width - box_width + 1)).astype(np.int64)
+    return np.stack([top, left, box_height, box_width], axis=1)
+
+
+def plain_view(images: Tensor, size: int) -> Tensor:
+    """The unvaried picture: the central square, resized. images [N, 3, H, W] uint8 -> [N, 3, size, size] uint8."""
+    height, width = images.shape[-2:]
+    if height == width == size:
+        return images
+    side = min(height, width)
+    box = np.array([[(height - side) // 2, (width - side) // 2, side, side]])
+    return resize_boxes(images, box.repeat(len(images), axis=0), size, np.zeros(len(images), dtype=bool))
+
+
+def resize_boxes(images: Tensor, boxes: np.ndarray, size: int, mirrored: np.ndarray) -> Tensor:
+    """Each picture's box, resized with an antialiasing triangle filter. [N, 3, H, W] uint8 -> [N, 3, size, size] uint8.
+
+    boxes is [N, 4] int64 of top, left, height, width inside the picture; mirrored [N] bool turns the result left to right.
+    """
+    if len(boxes) and (boxes == boxes[0]).all():  # one picture, or the same box of all: nothing outside of it need be touched
+        top, left, height, width = boxes[0]
+        images, boxes = images[..., top : top + height, left : left + width], np.array([[0, 0, height, width]])
+    down = _resize_weights(boxes[:, 0], boxes[:, 2], images.shape[-2], size)
+    across = _resize_weights(boxes[:, 1], boxes[:, 3], images.shape[-1], size)
+    if mirrored.any():
+        across = np.where(mirrored[:, None, None], across[:, ::-1], across)
+    device = images.device
+    rows = _for_each(down, device) @ images.float()  # [., 1, size, H] @ [N, 3, H, W] -> [N, 3, size, W]
+    rows = rows.mul_(_KEPT / _ONE).round_()
+    result = rows @ _for_each(across, device).mT  # -> [N, 3, size, size]
+    return result.div_(_KEPT * _ONE).round_().to(torch.uint8)
+
+
+def _for_each(weights: np.ndarray, device: torch.device) -> Tensor:
+    """[N, size, S] -> [N, 1, size, S], or [size, S] where one serves all."""
+    tensor = torch.from_numpy(weights).to(device)
+    return tensor[0] if len(tensor) == 1 else tensor.unsqueeze(1)
+
+
+def _resize_weights(start: np.ndarray, length: np.ndarray, num_in: int, num_out: int) -> np.ndarray:
+    """[N, num_out, num_in] float32 of whole numbers that add up to _ONE in each row: a triangle as wide as the reduction."""
+    scale = (length / num_out)[:, None, None]
+    width = np.maximum(scale, 1.0)
+    centre = (np.arange(num_out)[None, :, None] + 0.5) * scale
+    position = np.arange(num_in)[None, None, :] - start[:, None, None]
+    inside = (position >= 0) & (position < length[:, None, None])
+    weights = np.where(inside, np.maximum(0.0, 1.0 - np.abs(position + 0.5 - centre) / width), 0.0)
+    shares = np.cumsum(weights / weights.sum(axis=2, keepdims=True), axis=2)
+    weights = np.diff(np.rint(shares * _ONE), axis=2, prepend=0.0)  # rounding the running sum, not each weight, keeps the total exact
+    return weights.astype(np.float32)
