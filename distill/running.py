@@ -30,6 +30,10 @@ class Job:
     def is_main(self) -> bool:
         return self.state.is_main_process
 
+    def say(self, text: str) -> None:
+        """A line on the console of the first process, not cut to its width."""
+        self.console.print(text, soft_wrap=True)
+
 
 _OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EMFILE, errno.ENOENT}
 

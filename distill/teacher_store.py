@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -19,6 +18,7 @@ from distill.build.check import find_problems
 from distill.data.sources.base import DataSource
 from distill.engine.costs import Costs
 from distill.errors import DataError
+from distill.places import cache_folder
 from distill.recipe import Recipe
 from distill.recipe_files import fingerprint, read_draft, to_yaml
 from distill.report.console import duration
@@ -46,9 +46,8 @@ class TeacherStore:
     """A folder with one run folder per trained teacher. Only whole ones are ever seen under their final name."""
 
     def __init__(self, folder: Path | None = None):
-        """folder: by default $DISTILL_CACHE/teachers, else ~/.cache/distill/teachers (XDG_CACHE_HOME is respected)."""
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "distill"
-        self.folder = folder or Path(os.environ.get("DISTILL_CACHE") or cache) / "teachers"
+        """folder: by default $DISTILL_CACHE/teachers, else ~/.cache/distill/teachers."""
+        self.folder = folder or cache_folder("teachers")
 
     def path(self, recipe: Recipe, source: DataSource) -> Path:
         """Where the teacher that this recipe makes of this data is kept, whether it is there or not."""

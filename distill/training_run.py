@@ -18,6 +18,7 @@ from accelerate import Accelerator
 
 import distill
 from distill import record
+from distill.build.cache import open_cache
 from distill.build.loaders import evaluation_loader
 from distill.build.pieces import Pieces, build_pieces, rehearse, weight_sources
 from distill.build.plan import plan_run
@@ -29,6 +30,7 @@ from distill.engine.evaluation import Score, score
 from distill.engine.network import Network
 from distill.engine.runtime import make_accelerator, only_deterministic, resolve_precision
 from distill.engine.saving import Saving
+from distill.engine.teacher_cache import CachedTeacher
 from distill.errors import DataError, DivergedError
 from distill.models.weight_files import save_weights
 from distill.recipe import Recipe
@@ -105,10 +107,13 @@ def _train_run(
     if pieces.teacher is not None:
         check_teacher(recipe, source, pieces, accelerator, job, claimed=teacher_weights.val_top1 if teacher_weights else None)
     saving = make_saving(recipe, folder, source, pieces, job, precision)
-    scored = _train(recipe, name, folder, source, job, pieces, accelerator, precision, saving)
+    kept = open_cache(recipe, source, pieces, precision=precision, say=job.say)
+    scored = _train(recipe, name, folder, source, job, pieces, accelerator, precision, saving, kept)
     with job.stopper.deferred():  # all that was trained is in a checkpoint
         scores = {part: _score_part(recipe, source, part, scored, pieces, accelerator, job) for part in ("val", "test")}
     summary = _summarise(recipe, name, source, job, scores, costs, seconds_before(saving.start) + time.perf_counter() - started)
+    if kept is not None:
+        summary["teacher"]["answers"] = {"folder": str(kept.folder.path), **_counted(kept, accelerator)}
     if job.is_main:
         _write_results(folder, recipe, scored, scores, summary)
     job.state.wait_for_everyone()
@@ -137,6 +142,7 @@ def _train(
     accelerator: Accelerator,
     precision: str,
     saving: Saving,
+    kept: CachedTeacher | None,
 ) -> Network:
     """Trains with progress shown and metrics written by the first process; returns the network that is scored and kept."""
     plan = plan_run(recipe, source, job.state.num_processes)
@@ -147,12 +153,22 @@ def _train(
                 folder.append(event)
                 progress(event)
 
-        trainer, scored = build_trainer(recipe, source, pieces, accelerator, precision=precision, log=log, saving=saving, stopper=job.stopper)
+        how = {"precision": precision, "log": log, "saving": saving, "stopper": job.stopper, "teacher": kept, "warn": job.say}
+        trainer, scored = build_trainer(recipe, source, pieces, accelerator, **how)
         try:
             trainer.train()
         except DivergedError as error:
             raise _recorded(error, folder, job) from error
+        finally:
+            if kept is not None:
+                kept.flush()
     return scored
+
+
+def _counted(kept: CachedTeacher, accelerator: Accelerator) -> dict[str, int]:
+    """Pictures that the teacher was asked for, and that were answered from the cache, in all processes since the job began."""
+    counts = accelerator.reduce(torch.tensor([kept.num_asked, kept.num_read], device=accelerator.device), "sum").tolist()
+    return dict(zip(("num_asked", "num_read"), counts, strict=True))
 
 
 def _recorded(error: DivergedError, folder: record.RunFolder, job: Job) -> DivergedError:
@@ -178,7 +194,7 @@ def _score_part(
     """Student and teacher in one pass, so that the pictures are read once."""
     has_scores = pieces.teacher is not None and recipe.teacher.num_classes in (None, len(source.class_names))
     networks = {"student": student} | ({"teacher": pieces.teacher.network} if has_scores else {})
-    return score(networks, evaluation_loader(recipe, source, getattr(source, part), accelerator), accelerator, job.stopper.check)
+    return score(networks, evaluation_loader(recipe, source, getattr(source, part), accelerator, job.say), accelerator, job.stopper.check)
 
 
 def _summarise(

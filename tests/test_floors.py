@@ -17,6 +17,7 @@ PACKAGE = ROOT / "distill"
 FLOORS = {
     "distill": 0,
     "distill.errors": 0,
+    "distill.places": 0,
     "distill.structures": 0,
     "distill.suggestion": 0,
     "distill.record": 0,

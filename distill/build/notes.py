@@ -24,7 +24,7 @@ def _on_memory(distiller: Distiller, recipe: Recipe, source: DataSource, num_pro
         return []
     step = step_bytes(distiller, source.image_size, together // num_processes)
     return [
-        f"losses.{label} needs about {_size(bytes_)} more at its peak, beside about {_size(step)} for the rest of the step: "
+        f"losses.{label} needs about {size_in_words(bytes_)} more at its peak, beside about {size_in_words(step)} for the rest of the step: "
         "a smaller data.global_batch_size or a larger train.accumulation lowers it"
         for label, bytes_ in extra.items()
         if bytes_ > _TOO_MUCH * step
@@ -60,5 +60,9 @@ def step_bytes(distiller: Distiller, image_size: int, batch_size: int) -> int:
     return 3 * sum(parameter.nbytes for parameter in parameters) + sum(kept.values()) * batch_size // num_tried
 
 
-def _size(num_bytes: int) -> str:
-    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e8 else f"{num_bytes / 1e6:.0f} MB"
+def size_in_words(num_bytes: float) -> str:
+    """512 bytes, 3 KB, 41 MB, 1.2 GB"""
+    for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "KB")):
+        if num_bytes >= unit or (unit == 1e9 and num_bytes >= 1e8):
+            return f"{num_bytes / unit:,.{int(num_bytes < 10 * unit)}f} {name}"
+    return f"{num_bytes:.0f} bytes"

@@ -82,9 +82,9 @@ class Network(nn.Module):
         with torch.autocast(images.device.type, dtype=self.autocast_dtype, enabled=self.autocast_dtype is not None):
             logits = self.model(pixels)
         logits = logits.to(self.mean.dtype)
-        return Outputs(logits, self.hooks.pop(), self._head(logits))
+        return Outputs(logits, self.hooks.pop(), self.head(logits))
 
-    def _head(self, logits: Tensor) -> Head | None:
+    def head(self, logits: Tensor) -> Head | None:
         """The classifier's own tensors, so that a loss which uses the student's trains it too."""
         if self._head_path is None:
             return None
