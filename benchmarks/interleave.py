@@ -18,9 +18,21 @@ class Ratio:
     high: float
     num_pairs: int
 
+    def __str__(self) -> str:
+        return f"{self.ratio:.3f} ({self.low:.3f} to {self.high:.3f}, {self.num_pairs} pairs)"
+
 
 def interleave(reference: str, contenders: Mapping[str, Callable[[], None]], *, num_rounds: int, progress: Callable[[int], None] = lambda _: None):
     """Runs every contender once a round, in alternating order, after one round that does not count. Returns (ratios, seconds a block)."""
+    seconds = time_in_turn(contenders, num_rounds=num_rounds, progress=progress)
+    ratios = {name: ratio_of(np.log(values / seconds[reference])) for name, values in seconds.items() if name != reference}
+    return ratios, {name: float(np.median(values)) for name, values in seconds.items()}
+
+
+def time_in_turn(
+    contenders: Mapping[str, Callable[[], None]], *, num_rounds: int, progress: Callable[[int], None] = lambda _: None
+) -> dict[str, np.ndarray]:
+    """Seconds of each contender in each round."""
     names, seconds = list(contenders), {name: [] for name in contenders}
     for name in names:
         contenders[name]()
@@ -30,12 +42,11 @@ def interleave(reference: str, contenders: Mapping[str, Callable[[], None]], *, 
             contenders[name]()
             seconds[name].append(time.perf_counter() - started)
         progress(number + 1)
-    ratios = {name: _ratio(np.array(seconds[name]), np.array(seconds[reference])) for name in names if name != reference}
-    return ratios, {name: float(np.median(values)) for name, values in seconds.items()}
+    return {name: np.array(values) for name, values in seconds.items()}
 
 
-def _ratio(ours: np.ndarray, theirs: np.ndarray) -> Ratio:
-    logs = np.log(ours / theirs)
+def ratio_of(logs: np.ndarray) -> Ratio:
+    """The median of logarithms, one a round, as a ratio, with a bootstrap interval."""
     draws = np.random.default_rng(0).choice(logs, size=(4000, len(logs)))
     low, high = np.percentile(np.median(draws, axis=1), [2.5, 97.5])
     return Ratio(float(np.exp(np.median(logs))), float(np.exp(low)), float(np.exp(high)), len(logs))

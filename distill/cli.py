@@ -93,6 +93,8 @@ def _parser() -> argparse.ArgumentParser:
     parsers = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_train(parsers)
     _add_losses(parsers)
+    _add_cache(parsers)
+    _add_data(parsers)
     _add_doctor(parsers)
     return parser
 
@@ -120,6 +122,34 @@ def _add_losses(parsers: argparse._SubParsersAction) -> None:
     check.add_argument("arguments", nargs="*", metavar="KEY=VALUE", help="arguments of the loss, where its defaults won't do")
     for command in (listing, show):
         command.add_argument("--plugin", action="append", default=[], metavar="FILE|MODULE", help=_OWN)
+
+
+def _add_cache(parsers: argparse._SubParsersAction) -> None:
+    cache = parsers.add_parser("cache", help="the teacher's kept answers: plan, fill, look at, verify, remove")
+    cache = cache.add_subparsers(required=True, metavar="COMMAND")
+    plan = _add(cache, "plan", commands.plan_cache, "what keeping the answers of a recipe's teacher takes and saves here")
+    build = _add(cache, "build", commands.build_cache, "ask the teacher for every view now; goes on where it was")
+    verify = _add(cache, "verify", commands.verify_cache, "are the kept answers whole, and those that the teacher gives?")
+    verify.add_argument("-n", type=int, default=1024, metavar="NUM", help="answers that the teacher is asked for again (default 1024)")
+    for command in (plan, build, verify):
+        command.add_argument("overrides", nargs="*", metavar="RECIPE [KEY=VALUE ...]", help="a recipe as for train, and values to change in it")
+        command.add_argument("--recipe", metavar="NAME|FILE", help="the same as a plain RECIPE")
+        command.add_argument("--plugin", action="append", default=[], metavar="FILE|MODULE", help=_OWN)
+    info = _add(cache, "info", commands.cache_info, "which teacher caches there are, and how large")
+    clear = _add(cache, "clear", commands.clear_cache, "remove teacher caches")
+    for command in (info, clear):
+        command.add_argument("folders", nargs="*", metavar="FOLDER", help="a cache's folder; without, those in distill's own place")
+    clear.add_argument("--all", action="store_true", help="all in distill's own place")
+    for command in (plan, info):
+        command.add_argument("--json", action="store_true", help="all that is known, for programs")
+
+
+def _add_data(parsers: argparse._SubParsersAction) -> None:
+    data = parsers.add_parser("data", help="folders of pictures: what is wrong in one").add_subparsers(required=True, metavar="COMMAND")
+    check = _add(data, "check", commands.check_data, "go through every picture of a folder: what would stop a run, what harms it")
+    check.add_argument("folder", metavar="FOLDER", help="as data.root of data.source=imagefolder")
+    check.add_argument("--workers", type=int, metavar="N", help="processes that read pictures; 0 for this one alone (default: by the cores)")
+    check.add_argument("--json", action="store_true", help="all that is found, with every name, for programs")
 
 
 def _add_doctor(parsers: argparse._SubParsersAction) -> None:

@@ -92,6 +92,55 @@ def check_losses(options: argparse.Namespace) -> None:
     check_file(options.file, options.arguments)
 
 
+def plan_cache(options: argparse.Namespace) -> None:
+    from distill.caching.plan import plan
+
+    plan(*_recipe_and_overrides(options, "cache plan"), _plugins(options), as_json=options.json)
+
+
+def build_cache(options: argparse.Namespace) -> None:
+    from distill.caching.fill import build
+
+    build(*_recipe_and_overrides(options, "cache build"), _plugins(options))
+
+
+def verify_cache(options: argparse.Namespace) -> None:
+    if options.n < 1:
+        raise RecipeError(f"-n {options.n}: at least one answer must be asked for again")
+    from distill.caching.verify import verify
+
+    verify(*_recipe_and_overrides(options, "cache verify"), _plugins(options), num=options.n)
+
+
+def cache_info(options: argparse.Namespace) -> None:
+    from distill.caching.shelves import info
+
+    info(options.folders, as_json=options.json)
+
+
+def clear_cache(options: argparse.Namespace) -> None:
+    from distill.caching.shelves import clear
+
+    clear(options.folders, all_of_them=options.all)
+
+
+def _recipe_and_overrides(options: argparse.Namespace, command: str) -> tuple[str, list[str]]:
+    words = options.overrides
+    if options.recipe is None:
+        if not words or "=" in words[0] or words[0].startswith("~"):
+            raise RecipeError(f"which recipe? say distill {command} NAME, such as distill {command} r50_to_r18")
+        options.recipe, *words = words
+    return options.recipe, words
+
+
+def check_data(options: argparse.Namespace) -> None:
+    if options.workers is not None and options.workers < 0:
+        raise RecipeError(f"--workers {options.workers}: a number of processes, or 0 for none but this one")
+    from distill.data_check_command import check
+
+    check(options.folder, workers=options.workers, as_json=options.json)
+
+
 def doctor(options: argparse.Namespace) -> None:
     words = options.overrides
     if options.replay is not None:

@@ -311,7 +311,7 @@ class TargetShare(_Logits):
         ours, theirs = (self.log_others(each.logits, batch) for each in (student, teacher))
         return (theirs.exp() * (theirs - ours)).sum(dim=1).mean()
 
-    takes_soft_labels = False
+    needs_labels, takes_soft_labels = True, False
 
     def log_others(self, logits: Tensor, batch) -> Tensor:
         is_target = F.one_hot(batch.labels, logits.shape[1]).bool()
@@ -430,6 +430,8 @@ class DrivesAway(KL):
 class Labelled(_Logits):
     """Cross-entropy times the teacher's share of the label."""
 
+    needs_labels = True
+
     def forward(self, student, teacher, batch):
         shares = self.shares(batch.labels, student.logits)
         return -(shares * F.softmax(teacher.logits, dim=1) * F.log_softmax(student.logits, dim=1)).sum(dim=1).mean()
@@ -464,7 +466,7 @@ class HardOnlyUndeclared(HardOnly):
 class OthersOnly(_Logits):
     """The classes other than the label, as in NKD."""
 
-    takes_soft_labels = False
+    needs_labels, takes_soft_labels = True, False
 
     def forward(self, student, teacher, batch):
         ours, theirs = (self.others(each.logits, batch.labels) for each in (student, teacher))
@@ -697,7 +699,7 @@ class AlwaysFloat32(KL):
 class ClassSums(_Vectors):
     """What the student lacks, summed over each class."""
 
-    batch_coupled, takes_soft_labels = True, False
+    batch_coupled, needs_labels, takes_soft_labels = True, True, False
 
     def setup(self, student, teacher):
         super().setup(student, teacher)
@@ -719,6 +721,128 @@ class ClassSumsByProduct(ClassSums):
         sums = torch.zeros(self.num_classes, lacking.shape[1], dtype=lacking.dtype, device=lacking.device)
         identity = torch.eye(lacking.shape[1], dtype=lacking.dtype, device=lacking.device)
         return sums.index_add(0, batch.labels, lacking @ identity) / len(lacking)
+
+
+# What a loss says that it needs: labels
+
+
+class LabelledUndeclared(Labelled):
+    """With labels of -1 from training pictures that have none it fails in the middle of the first step."""
+
+    needs_labels = False
+
+
+class MaskedByLabels(Labelled):
+    """Labels of -1 are left out, as cross-entropy does it: a value without a word, for pictures that say nothing."""
+
+    def shares(self, labels: Tensor, logits: Tensor) -> Tensor:
+        return label_shares(labels.clamp(min=0), logits) * ((labels >= 0)[:, None] if labels.ndim == 1 else 1)
+
+
+class MaskedByLabelsUndeclared(MaskedByLabels):
+    needs_labels = False
+
+
+class Balanced(KL):
+    """Classes that are rare among the training pictures count for more."""
+
+    needs_labels = True
+
+    def setup(self, student, teacher):
+        super().setup(student, teacher)
+        counts = F.one_hot(self.data.labels.clamp(min=0), student.num_classes).sum(dim=0)
+        self.register_buffer("weights", 1 / (1 + counts), persistent=False)
+
+    def forward(self, student, teacher, batch):
+        ours, theirs = F.log_softmax(student.logits, dim=1), F.log_softmax(teacher.logits, dim=1)
+        return (self.weights.to(ours.dtype) * theirs.exp() * (theirs - ours)).sum(dim=1).mean()
+
+
+class BalancedUndeclared(Balanced):
+    needs_labels = False
+
+
+class ClassCentred(Centred):
+    """The teacher's vectors around the running mean of their class, which has nothing in the first step yet."""
+
+    needs_labels, takes_soft_labels = True, False
+
+    def setup(self, student, teacher):
+        super().setup(student, teacher)
+        self.register_buffer("centres", torch.zeros(student.num_classes, teacher.shapes["pooled"].channels))
+
+    def forward(self, student, teacher, batch):
+        ours, theirs = self.vectors(student, teacher)
+        is_class = F.one_hot(batch.labels.clamp(min=0), len(self.centres)).to(theirs.dtype)
+        value = (ours - (theirs - is_class @ self.centres.to(theirs.dtype))).square().mean()
+        if self.training:
+            self.centres.lerp_((is_class.T @ theirs / len(theirs)).to(self.centres.dtype), 0.1)
+        return value
+
+
+class ClassCentredUndeclared(ClassCentred):
+    needs_labels = False
+
+
+class PushedAtTheLabel(KL):
+    """The labels are in the gradient alone."""
+
+    needs_labels, takes_soft_labels = True, False
+
+    def forward(self, student, teacher, batch):
+        labelled = student.logits.gather(1, batch.labels.clamp(min=0)[:, None])
+        return super().forward(student, teacher, batch) - 0.1 * (labelled - labelled.detach()).mean()
+
+
+class PushedUndeclared(PushedAtTheLabel):
+    needs_labels = False
+
+
+class LabelsForNothing(KL):
+    """Refused without a reason where there are no labels."""
+
+    needs_labels = True
+
+
+# and all of the teacher's logits
+
+
+class KLOfTheLargest(KL):
+    """What has next to no share at its temperature counts for next to nothing."""
+
+    temperature, needs_all_logits = 4.0, False
+
+    def forward(self, student, teacher, batch):
+        ours, theirs = (each._replace(logits=each.logits / self.temperature) for each in (student, teacher))
+        return super().forward(ours, theirs, batch) * self.temperature**2
+
+
+class SoftenedTwice(KLOfTheLargest):
+    """It softens more than it says, and what has next to no share at its temperature has one."""
+
+    def forward(self, student, teacher, batch):
+        ours, theirs = (each._replace(logits=each.logits / self.temperature) for each in (student, teacher))
+        return super().forward(ours, theirs, batch) * self.temperature**2
+
+
+class CorrelationOfTheLargest(Correlation):
+    """Every logit counts as much as any other."""
+
+    needs_all_logits = False
+
+
+class ClassesOverSamples(_Logits):
+    """How a class's probability changes from sample to sample, as in DIST: whether it is large or small."""
+
+    batch_coupled = True
+
+    def forward(self, student, teacher, batch):
+        ours, theirs = (F.softmax(each.logits, dim=1) - F.softmax(each.logits, dim=1).mean(dim=0) for each in (student, teacher))
+        return 1 - F.cosine_similarity(ours, theirs, dim=0, eps=1e-6).mean()
+
+
+class ClassesOfTheLargest(ClassesOverSamples):
+    needs_all_logits = False
 
 
 # Arguments and networks
@@ -782,7 +906,7 @@ class WithoutBatchNorm(Hint):
 
 
 class Smoothed(DistillLoss):
-    needs_teacher = False
+    needs_teacher, needs_labels = False, True
 
     def forward(self, student, teacher, batch):
         return F.cross_entropy(student.logits, batch.labels) - 0.1 * F.log_softmax(student.logits, dim=1).mean()
@@ -818,6 +942,14 @@ class RefusedWithoutAWord(OneSampleRefused):
 class CountsBytesInHalves(KL):
     def extra_bytes(self, batch_size):
         return batch_size / 2
+
+
+class SaysOtherwise(KL):
+    """A check that asks the class before a loss is made is told something else."""
+
+    def __init__(self):
+        super().__init__()
+        self.needs_all_logits = False
 
 
 class ForgetsTheBase(KL):
@@ -871,6 +1003,15 @@ PAIRS = [
     Pair("identity", DrivesAway, KL),
     Pair("soft labels", LargestShare, Labelled),
     Pair("soft labels", HardOnlyUndeclared, HardOnly),
+    Pair("labels", LabelledUndeclared, Labelled),
+    Pair("labels", MaskedByLabelsUndeclared, MaskedByLabels),
+    Pair("labels", BalancedUndeclared, Balanced),
+    Pair("labels", ClassCentredUndeclared, ClassCentred),
+    Pair("labels", PushedUndeclared, PushedAtTheLabel),
+    Pair("labels", LabelsForNothing, KL),
+    Pair("all logits", SoftenedTwice, KLOfTheLargest),
+    Pair("all logits", CorrelationOfTheLargest, Correlation),
+    Pair("all logits", ClassesOfTheLargest, ClassesOverSamples),
     Pair("data dependence", BooleanIndex, OthersOnly),
     Pair("data dependence", LooksAtAValue, KL),
     Pair("compile", Branches, KL, also=("data dependence",)),
@@ -901,6 +1042,7 @@ PAIRS = [
     Pair("other networks", WithoutBatchNorm, Hint),
     Pair("declarations", CountsBytesInHalves, KL),
     Pair("declarations", NoTeacherAllowed, Smoothed),
+    Pair("declarations", SaysOtherwise, KL),
     Pair("construction", ForgetsTheBase, KL),
     Pair("forward", AsksForNothing, Hint),
 ]

@@ -79,7 +79,7 @@ def _opened(recipe: Recipe, source: DataSource, pieces: Pieces, precision: str, 
     if recipe.teacher.weights == "random" and not is_required:
         raise NotKept("its weights are random")
     _require_features(recipe, pieces)
-    names = _formats(recipe, source, pieces, precision)
+    names = formats(recipe, source, pieces, precision)
     for name in names:
         layout = _layout(recipe, source, pieces, precision, name)
         folder = _folder(recipe, source, pieces, precision, name, layout)
@@ -105,27 +105,27 @@ def _require_features(recipe: Recipe, pieces: Pieces) -> None:
         raise RecipeError(f"teacher.cache.features: no loss of this recipe uses {', '.join(sorted(unused))}, so the teacher does not give it")
 
 
-def _formats(recipe: Recipe, source: DataSource, pieces: Pieces, precision: str) -> list[str]:
+def formats(recipe: Recipe, source: DataSource, pieces: Pieces, precision: str) -> list[str]:
     """The formats to try, the last of them for certain. Raises RecipeError by label for a loss that the asked-for format can't serve."""
-    asked, num_classes = recipe.teacher.cache.format, _num_classes(recipe, source)
+    asked, num = recipe.teacher.cache.format, num_classes(recipe, source)
     full = "fp64" if precision == "fp64" else "bf16"
     wanting = [label for label, loss in pieces.distiller.losses.items() if loss.needs_teacher and loss.needs_all_logits]
     if asked == "topk" and wanting:
         raise RecipeError(
             f"losses.{wanting[0]} needs all of the teacher's logits, and teacher.cache.format=topk keeps {recipe.teacher.cache.top_k} of "
-            f"{num_classes}; set teacher.cache.format=bf16 or int8"
+            f"{num}; set teacher.cache.format=bf16 or int8"
         )
     if asked != "auto":
         return [asked]
-    return [full] if num_classes <= MOST_FULL or wanting else ["topk", full]
+    return [full] if num <= MOST_FULL or wanting else ["topk", full]
 
 
-def _num_classes(recipe: Recipe, source: DataSource) -> int:
+def num_classes(recipe: Recipe, source: DataSource) -> int:
     return recipe.teacher.num_classes or len(source.class_names)
 
 
 def _layout(recipe: Recipe, source: DataSource, pieces: Pieces, precision: str, name: str) -> AnswerLayout:
-    logits = logit_format(name, _num_classes(recipe, source), top_k=recipe.teacher.cache.top_k)
+    logits = logit_format(name, num_classes(recipe, source), top_k=recipe.teacher.cache.top_k)
     device, size = pieces.teacher.network.mean.device, source.image_size
     pictures = torch.zeros(2, 3, size, size, dtype=torch.uint8, device=device)
     half = None if name in ("fp64", "fp32") else torch.bfloat16

@@ -61,8 +61,10 @@ def step_bytes(distiller: Distiller, image_size: int, batch_size: int) -> int:
 
 
 def size_in_words(num_bytes: float) -> str:
-    """512 bytes, 3 KB, 41 MB, 1.2 GB"""
-    for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "KB")):
-        if num_bytes >= unit or (unit == 1e9 and num_bytes >= 1e8):
-            return f"{num_bytes / unit:,.{int(num_bytes < 10 * unit)}f} {name}"
+    """512 bytes, 3.1 KB, 41 MB, 1.2 GB"""
+    if num_bytes >= 1e8:
+        return f"{num_bytes / 1e9:,.1f} GB"
+    for unit, name in ((1e6, "MB"), (1e3, "KB")):
+        if num_bytes >= unit:
+            return f"{num_bytes / unit:.{int(num_bytes < 10 * unit)}f} {name}"
     return f"{num_bytes:.0f} bytes"

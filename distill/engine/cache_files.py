@@ -37,6 +37,11 @@ _DTYPES = {
 }
 
 
+def row_bytes(columns: Mapping[str, Column]) -> int:
+    """Of one answer on disk, the hash of its picture and its seal included."""
+    return sum(column.num_bytes for column in columns.values()) + 8 + 3
+
+
 class CacheFolder:
     """One teacher's answers to the views of one training part."""
 
@@ -48,7 +53,7 @@ class CacheFolder:
     @property
     def row_bytes(self) -> int:
         """Of one answer on disk, the hash of its picture and its seal included."""
-        return sum(column.num_bytes for column in self.columns.values()) + 8 + 3
+        return row_bytes(self.columns)
 
     def open(self) -> None:
         """Makes the folder, or sees that it is of the same teacher and views. Raises DataError that says what differs; OSError."""

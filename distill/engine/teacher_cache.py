@@ -22,7 +22,6 @@ from distill.structures import Batch, Outputs
 
 _CHECKED = 256  # one in so many pictures is compared with the one that the kept answer is of
 _WAITING = 16  # batches whose answers wait on a device before they are written, so that it is not waited for in each step
-_MOST_IN_MEMORY = 4 << 30  # bytes of a view that are held where the network is; a larger one is read from its map
 
 
 @dataclass(frozen=True)
@@ -65,9 +64,9 @@ def layout_of(teacher: Teacher, logits: LogitFormat, names: Sequence[str], pictu
 class _Shelf:
     """One view's answers: in memory if all are there, else in the file's map; without a file, nothing."""
 
-    def __init__(self, view: int, file: ViewFile | None, device: torch.device, row_bytes: int):
+    def __init__(self, view: int, file: ViewFile | None, device: torch.device, *, fits: bool):
         self.view, self.file, self.in_memory, self.hashes, self.num_damaged = view, file, None, None, 0
-        if file is not None and file.num_rows * row_bytes <= _MOST_IN_MEMORY:
+        if file is not None and fits:
             packed, hashes, is_whole = file.read(slice(None))
             self.num_damaged = int(file.damaged(slice(None)).sum()) if not is_whole.all() else 0
             if is_whole.all():
@@ -77,10 +76,20 @@ class _Shelf:
 class CachedTeacher:
     """Answers from the folder, and from the live teacher, whose answers are then kept, where the folder has none."""
 
-    def __init__(self, teacher: Teacher, folder: CacheFolder, layout: AnswerLayout, sample_ids: np.ndarray, *, say: Callable[[str], None]):
-        """folder: open. sample_ids [rows] int64: those of the training part, sorted. say: told once of whatever keeps answers from being kept."""
+    def __init__(
+        self,
+        teacher: Teacher,
+        folder: CacheFolder,
+        layout: AnswerLayout,
+        sample_ids: np.ndarray,
+        *,
+        say: Callable[[str], None],
+        most_in_memory: int = 4 << 30,
+    ):
+        """folder: open. sample_ids [rows] int64: those of the training part, sorted. say: told once of whatever keeps answers from being kept.
+        most_in_memory: bytes of a view that are held where the network is, once all of it is there; a larger one is read from its file's map."""
         self.teacher, self.folder, self.layout, self.sample_ids, self._say = teacher, folder, layout, sample_ids, say
-        self.device, self.writes = teacher.network.mean.device, True
+        self.device, self.writes, self.most_in_memory = teacher.network.mean.device, True, most_in_memory
         self.num_asked = self.num_read = 0  # pictures, in this process
         self._shelf: _Shelf | None = None
         self._waiting: list[tuple[np.ndarray, Tensor, Tensor]] = []
@@ -140,7 +149,8 @@ class CachedTeacher:
         if self._shelf is None or self._shelf.view != view:
             if self._shelf is not None:
                 self.flush()
-            self._shelf = _Shelf(view, self._file(view), self.device, self.folder.row_bytes)
+            fits = self.folder.num_rows * self.folder.row_bytes <= self.most_in_memory
+            self._shelf = _Shelf(view, self._file(view), self.device, fits=fits)
             if self._shelf.num_damaged:
                 path = self.folder.view_path(view)
                 self._say(f"teacher cache: {self._shelf.num_damaged} answers in {path} are damaged; the teacher is asked for them again")

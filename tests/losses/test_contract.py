@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from distill.losses.base import DistillLoss
 from distill.resolve import Catalogue
 from distill.testing import check_loss
+from distill.testing.needs import check_all_logits, check_labels
+from distill.testing.subject import Subject
+from distill.testing.synthetic import change
 
 VARIANTS = {
     "cat_kd": [{"normalise": False, "grid": 1}, {"layer": "last"}],
@@ -38,10 +42,58 @@ CATALOGUE = Catalogue()
 CASES = [(name, arguments) for name in CATALOGUE.names("losses") for arguments in ({}, *VARIANTS.get(name, []))]
 
 
-@pytest.mark.parametrize("name,arguments", CASES, ids=[f"{name}-{arguments}" if arguments else name for name, arguments in CASES])
+EACH = pytest.mark.parametrize("name,arguments", CASES, ids=[f"{name}-{arguments}" if arguments else name for name, arguments in CASES])
+
+
+@EACH
 def test_every_loss_keeps_the_contract(name, arguments):
     check_loss(CATALOGUE.get("losses", name), **arguments)
 
 
 def test_every_variant_is_of_a_loss_that_there_is():
     assert set(VARIANTS) <= set(CATALOGUE.names("losses"))
+
+
+# What each says that it needs: the first list from their papers' equations
+
+LOOK_AT_LABELS = {"ce", "crd", "dkd", "nkd", "rld", "tfkd", "wkd_l", "wsld"}
+
+
+def test_the_losses_whose_equation_has_a_label_or_a_class_of_the_data_say_that_they_need_labels():
+    assert {name for name in CATALOGUE.names("losses") if CATALOGUE.get("losses", name).needs_labels} == LOOK_AT_LABELS
+
+
+@EACH
+def test_what_looks_at_no_logit_of_the_teacher_does_without_most_of_them(name, arguments):
+    subject = Subject(CATALOGUE.get("losses", name), arguments)
+    others = change(subject.case, ["teacher"], logits=lambda logits: logits.roll(1, dims=1))
+    if subject.value(others) == subject.value():
+        assert not subject.cls.needs_all_logits or name == "srrl"  # that looks at them unless beta is 0
+    else:
+        assert subject.loss().needs_all_logits is not (name == "js" or (name == "kd" and "standardise" not in arguments))
+
+
+def test_kd_needs_all_logits_only_where_it_standardises_them():
+    cls = CATALOGUE.get("losses", "kd")
+    assert [cls(standardise=is_standardised).needs_all_logits for is_standardised in (False, True)] == [False, True]
+
+
+@EACH
+def test_a_loss_that_denied_its_need_would_be_found(name, arguments):
+    cls = CATALOGUE.get("losses", name)
+    assert bool(list(check_labels(Subject(_denying(cls, "needs_labels"), arguments)))) is cls.needs_labels
+    is_without = (name, arguments) in (
+        ("srrl", {"beta": 0.0}),
+        ("dist", {"temperature": 4.0, "gamma": 0.0}),
+    )  # arguments that leave out what needs them
+    needs_all = Subject(cls, arguments).loss().needs_all_logits and not is_without
+    assert bool(list(check_all_logits(Subject(_denying(cls, "needs_all_logits"), arguments)))) is needs_all
+
+
+def _denying(cls: type[DistillLoss], flag: str) -> type[DistillLoss]:
+    class Denying(cls):
+        def __setattr__(self, name, value):
+            super().__setattr__(name, value if name != flag else False)
+
+    setattr(Denying, flag, False)
+    return Denying

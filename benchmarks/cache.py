@@ -1,0 +1,135 @@
+"""python -m benchmarks.cache [--quick] [--teacher resnet101] [--json FILE]
+
+What the teacher cache brings, and costs, in a training step of the framework (teacher -> ResNet-18, kd + ce, 64 px, batch 64): online, filling the
+cache, read from memory, read from the memory map; beside the teacher alone (T) and the student's step alone (S), all in one process and in turn. The
+most that a cache can bring is (T + S) / S. About 5 minutes on 2 CPU cores, 1 with --quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.interleave import ratio_of, time_in_turn
+from distill.build.cache import open_cache
+from distill.build.pieces import build_pieces
+from distill.build.trainer import build_trainer
+from distill.data.sources.synthetic import Synthetic
+from distill.engine.runtime import make_accelerator, processes, resolve_precision, use_all_cores
+from distill.engine.teacher import Asked
+from distill.engine.teacher_cache import CachedTeacher
+from distill.recipe_files import load_recipe
+from distill.record import environment
+from distill.resolve import Catalogue
+from distill.structures import Batch, Outputs
+
+NUM_CLASSES = 10
+
+
+class Known:
+    """A teacher that costs nothing: its answers to the batches of the one epoch, in order."""
+
+    def __init__(self, answers: Sequence[Outputs]):
+        self.answers, self.next = answers, 0
+
+    def __call__(self, batch: Batch) -> Outputs:
+        self.next = (self.next + 1) % len(self.answers)
+        return self.answers[self.next - 1]
+
+
+class Bench:
+    """The contenders of one pair of networks."""
+
+    def __init__(self, teacher: str, batch_size: int, steps: int, folder: Path):
+        self.source = Synthetic(image_size=64, num_classes=NUM_CLASSES, num_train=batch_size * steps, num_val=10, num_test=10)
+        overrides = [f"teacher.model={teacher}", "teacher.weights=random", "teacher.cache.use=on", f"teacher.cache.folder={folder}"]
+        overrides += [f"data.global_batch_size={batch_size}", "train.epochs=1", "train.warmup_epochs=0", "train.log_every=1000000"]
+        self.recipe, self.device, self.folder = load_recipe("r50_to_r18", overrides), processes().device, folder
+        self.precision = resolve_precision("auto", self.device)
+
+    def contenders(self) -> dict[str, Callable[[], None]]:
+        cached = [self._cached() for _ in range(3)]
+        in_memory, from_map, filling = cached
+        from_map.most_in_memory = 0
+        filling.folder = shutil.copytree(self.folder, self.folder.with_name("filled")) and self._other(filling, self.folder.with_name("filled"))
+        runs = {name: self._epoch(teacher) for name, teacher in (("online", None), ("memory", in_memory), ("map", from_map), ("filling", filling))}
+        fill = runs["filling"]
+
+        def emptied() -> None:
+            for path in filling.folder.path.glob("view_*"):
+                path.unlink()
+            filling._shelf = None
+            fill()
+
+        self._epoch(in_memory)()  # fills it for the readers
+        in_memory._shelf = from_map._shelf = None
+        batches = list(build_trainer(*self._parts(), precision=self.precision, log=_ignored)[0].loader.epoch(0))
+        teacher = in_memory.teacher
+        alone = Known([teacher(batch) for batch in batches])
+        return {**runs, "filling": emptied, "teacher": lambda: [teacher(batch) for batch in batches], "student": self._epoch(alone)}
+
+    def _parts(self) -> tuple:
+        pieces = build_pieces(self.recipe, Catalogue(), self.source, device=self.device, precision=self.precision, weights={})
+        return self.recipe, self.source, pieces, make_accelerator()
+
+    def _cached(self) -> CachedTeacher:
+        return open_cache(self.recipe, self.source, self._parts()[2], precision=self.precision, say=_ignored)
+
+    def _other(self, cached: CachedTeacher, path: Path):
+        cached.folder.path = path
+        return cached.folder
+
+    def _epoch(self, asked: Asked | None) -> Callable[[], None]:
+        """Runs one epoch, the loader included."""
+        trainer, _ = build_trainer(*self._parts(), precision=self.precision, log=_ignored, teacher=asked)
+        trainer.evaluate = lambda check: {"val_top1": 0.0}
+
+        def run() -> None:
+            trainer.step = trainer.epoch = 0
+            trainer.train()
+
+        return run
+
+
+def _ignored(_: object) -> None:
+    pass
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer rounds")
+    parser.add_argument("--teacher", default="resnet50")
+    parser.add_argument("--json", type=Path, help="write the result there too")
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=6, help="steps in a block")
+    options = parser.parse_args()
+    use_all_cores()
+    rounds = 6 if options.quick else 30
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(options.teacher, options.batch_size, options.steps, Path(folder) / "answers")
+        seconds = time_in_turn(bench.contenders(), num_rounds=rounds, progress=lambda number: print(f"\rround {number}/{rounds}", end="", flush=True))
+    print()
+    most = np.log((seconds["teacher"] + seconds["student"]) / seconds["student"])
+    images, results = options.batch_size * options.steps, {"most": ratio_of(most)}
+    print(", ".join(f"{name} {images / np.median(values):.0f} images/s" for name, values in seconds.items()))
+    print(f"(T + S) / S, the most that a cache can bring: {results['most']}")
+    for name in ("memory", "map"):
+        gain = np.log(seconds["online"] / seconds[name])
+        results |= {f"{name}.speed_up": ratio_of(gain), f"{name}.of_the_most": ratio_of(gain - most)}
+        print(f"cached ({name}) over online: {results[f'{name}.speed_up']}; of the most: {results[f'{name}.of_the_most']}")
+    results["filling"] = ratio_of(np.log(seconds["filling"] / seconds["online"]))
+    print(f"filling / online: {results['filling']}")
+    if options.json:
+        record = {name: asdict(value) for name, value in results.items()} | {"teacher": options.teacher}
+        options.json.write_text(json.dumps(record | {"environment": environment(bench.device.type, bench.precision, 1)}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""`distill cache`: plans, fills, looks at, verifies and removes teacher caches."""

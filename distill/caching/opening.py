@@ -1,0 +1,73 @@
+"""What the commands on a recipe's cache have in common: its data, its teacher as trained, and its cache."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from accelerate import Accelerator
+
+from distill.build.cache import open_cache
+from distill.build.check import find_problems
+from distill.build.loaders import num_views, training_loader
+from distill.build.pieces import build_pieces, weight_sources
+from distill.build.source import open_source
+from distill.data.loader import TrainingLoader
+from distill.data.sources.base import DataSource
+from distill.engine.runtime import make_accelerator, processes, resolve_precision, use_all_cores
+from distill.engine.stopping import Stopper
+from distill.engine.teacher_cache import CachedTeacher
+from distill.errors import RecipeError
+from distill.preparation import Preparation, prepare
+from distill.recipe import Recipe
+from distill.recipe_files import read_draft
+from distill.report.console import make_console
+from distill.resolve import Catalogue
+from distill.running import Job
+from distill.teacher_store import TeacherStore
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A recipe's cache and all that fills it."""
+
+    recipe: Recipe
+    cached: CachedTeacher
+    loader: TrainingLoader
+    accelerator: Accelerator
+    job: Job
+
+    @property
+    def num_views(self) -> int:
+        return num_views(self.recipe)
+
+
+@contextlib.contextmanager
+def prepared(name: str, overrides: Sequence[str], plugins: Sequence[str]) -> Iterator[tuple[Preparation, DataSource, Job]]:
+    """The recipe with all of its parts tried once and measured. Raises RecipeError or DataError."""
+    catalogue = Catalogue(plugins)
+    draft = read_draft(name, overrides)
+    recipe = draft.finish(find_problems(draft.values, catalogue))
+    if recipe.teacher is None:
+        raise RecipeError(f"{draft.name} has no teacher, so there are no answers to keep")
+    use_all_cores()
+    state = processes()
+    with Stopper(recipe.time_limit) as stopper:
+        job = Job(catalogue, state, make_console(is_main=state.is_main_process), stopper)
+        source = open_source(recipe.data, catalogue)
+        yield prepare(recipe.model_copy(update={"control": False}), source, job), source, job
+
+
+@contextlib.contextmanager
+def opened(name: str, overrides: Sequence[str], plugins: Sequence[str]) -> Iterator[Opened]:
+    """The recipe's cache; its teacher is trained first if that is how it is made. Raises RecipeError or DataError."""
+    with prepared(name, [*overrides, "teacher.cache.use=on"], plugins) as (preparation, source, job):
+        recipe, weights = preparation.recipe, None
+        if preparation.teacher is not None:
+            weights = TeacherStore().get_or_train(preparation.teacher, source, job, {"student": preparation.costs["teacher"]})
+        precision, accelerator = resolve_precision(recipe.train.precision, job.state.device), make_accelerator()
+        sources = weight_sources(recipe, str(weights.path) if weights else None)
+        pieces = build_pieces(recipe, job.catalogue, source, device=job.state.device, precision=precision, weights=sources)
+        cached = open_cache(recipe, source, pieces, precision=precision, say=job.say)
+        yield Opened(recipe, cached, training_loader(recipe, source, accelerator=accelerator, warn=job.say), accelerator, job)

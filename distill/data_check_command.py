@@ -1,0 +1,72 @@
+"""`distill data check FOLDER`: prints what is to be said of a folder of pictures before it is trained on."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.text import Text
+
+from distill.data.class_folders import survey
+from distill.data.decoding import pick_decoder
+from distill.data.picture_check import HARMS, NOTE, STOPS, Finding, Report, check_folder
+from distill.data.processes import usual_workers
+from distill.errors import DataError
+from distill.report.console import make_console
+from distill.report.count_progress import CountProgress
+
+_NAMES_SHOWN = 3
+_STYLES = {STOPS: "bold red", HARMS: "bold yellow", NOTE: "bold"}
+
+
+def check(folder: str, *, workers: int | None = None, as_json: bool = False) -> None:
+    """Prints the findings; as JSON with all the names. Raises DataError if there is no such folder, or something in it would stop a training run."""
+    root = Path(folder).expanduser()
+    files = survey(root)
+    num = sum(len(pictures) for classes in files.parts.values() for pictures in classes.values())
+    if workers is None:
+        workers = usual_workers(num)
+    with CountProgress(make_console(is_main=True), "checking", num) as progress:
+        report = check_folder(root, files, pick_decoder("auto"), workers=workers, progress=progress)
+    if as_json:
+        print(json.dumps({**asdict(report), "would_stop": report.would_stop}, indent=2))
+    else:
+        _print(report)
+    if report.would_stop:
+        stopping = ", ".join(finding.title for finding in report.findings if finding.severity == STOPS)
+        raise DataError(f"a training run with {folder} would stop: {stopping}")
+
+
+def _print(report: Report) -> None:
+    console = Console(highlight=False, markup=False, emoji=False)
+    console.width = min(console.width, 120)
+    parts = ", ".join(f"{part} {num:,}" for part, num in report.num_pictures.items()) if len(report.num_pictures) > 1 else ""
+    num = sum(report.num_pictures.values())
+    console.print(
+        Text(_shown(f"{report.root}: {num:,} pictures of {report.num_classes:,} classes" + (f" ({parts})" if parts else ""))), soft_wrap=True
+    )
+    for finding in report.findings:
+        _print_finding(console, finding)
+    if not report.findings:
+        console.print("\nNothing to remark.")
+    elif not report.would_stop:
+        console.print("\nNothing here would stop a training run.")
+
+
+def _print_finding(console: Console, finding: Finding) -> None:
+    console.print()
+    console.print(Text(f"{len(finding.found):,}  {finding.title}", style=_STYLES[finding.severity]))
+    console.print(Padding.indent(Text(finding.meaning), 2))
+    for names in finding.found[:_NAMES_SHOWN]:
+        text = names if isinstance(names, str) else " = ".join(names[:_NAMES_SHOWN]) + (" = ..." if len(names) > _NAMES_SHOWN else "")
+        console.print(Text(f"    {_shown(text)}", style="dim"), soft_wrap=True)  # a name that is to be copied must not be broken
+    if len(finding.found) > _NAMES_SHOWN:
+        console.print(Text(f"    and {len(finding.found) - _NAMES_SHOWN:,} more (--json has all)", style="dim"))
+
+
+def _shown(text: str) -> str:
+    """Names of files can hold codes that command a terminal, and bytes that no text can."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
