@@ -43,6 +43,8 @@ what your case rules out:
 - **No layer is like another** (other resolutions, other architectures): most logit losses look at no layer; relation losses compare samples with each
   other; most feature losses bring a projector. Each loss's "inputs" below say which widths and sizes it takes.
 - **mixup or cutmix**: see the column "labels"; a loss that needs one class a sample says so.
+- **Pictures without labels** (`data.labels: none`): losses whose column "labels" says "not used" take them.
+- **A teacher cache of the largest logits alone** (`teacher.cache.format: topk`): each loss's "needs" below says whether it asks for all of them.
 - **Memory or time is short**: see [Cost](#cost).
 - **Small batches**: relation losses see only the pairs within a batch.
 
