@@ -147,7 +147,7 @@ def _add_cache(parsers: argparse._SubParsersAction) -> None:
 def _add_data(parsers: argparse._SubParsersAction) -> None:
     data = parsers.add_parser("data", help="folders of pictures: what is wrong in one").add_subparsers(required=True, metavar="COMMAND")
     check = _add(data, "check", commands.check_data, "go through every picture of a folder: what would stop a run, what harms it")
-    check.add_argument("folder", metavar="FOLDER", help="as data.root of data.source=imagefolder")
+    check.add_argument("folder", metavar="FOLDER|FILE", help="as data.root of data.source=imagefolder; or a packed file")
     check.add_argument("--workers", type=int, metavar="N", help="processes that read pictures; 0 for this one alone (default: by the cores)")
     check.add_argument("--json", action="store_true", help="all that is found, with every name, for programs")
 

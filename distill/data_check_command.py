@@ -1,4 +1,4 @@
-"""`distill data check FOLDER`: prints what is to be said of a folder of pictures before it is trained on."""
+"""`distill data check FOLDER|FILE`: prints what is to be said of a folder of pictures, or of a packed file, before it is trained on."""
 
 from __future__ import annotations
 
@@ -7,24 +7,48 @@ from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
-from rich.padding import Padding
 from rich.text import Text
 
 from distill.data.class_folders import survey
 from distill.data.decoding import pick_decoder
+from distill.data.packed_check import damaged_pictures
+from distill.data.packed_file import read_packed_file
 from distill.data.picture_check import HARMS, NOTE, STOPS, Finding, Report, check_folder
 from distill.data.processes import usual_workers
 from distill.errors import DataError
 from distill.report.console import make_console
 from distill.report.count_progress import CountProgress
 
-_NAMES_SHOWN = 3
+_NAMES_SHOWN, _DAMAGED_SHOWN = 3, 10
 _STYLES = {STOPS: "bold red", HARMS: "bold yellow", NOTE: "bold"}
 
 
-def check(folder: str, *, workers: int | None = None, as_json: bool = False) -> None:
-    """Prints the findings; as JSON with all the names. Raises DataError if there is no such folder, or something in it would stop a training run."""
-    root = Path(folder).expanduser()
+def check(place: str, *, workers: int | None = None, as_json: bool = False) -> None:
+    """Prints the findings; as JSON with all the names. Raises DataError if there is no such folder or file, or training can't go well with it."""
+    path = Path(place).expanduser()
+    if path.is_file():
+        _check_packed(path, as_json=as_json)
+    else:
+        _check_folder(path, workers, as_json=as_json)
+
+
+def _check_packed(path: Path, *, as_json: bool) -> None:
+    packed = read_packed_file(path)
+    num, missing = len(packed.layout), int((packed.filled == 0).sum())
+    with CountProgress(make_console(is_main=True), "checking", num) as progress:
+        damaged = damaged_pictures(packed, progress)
+    if as_json:
+        print(json.dumps({"file": str(path), "num_pictures": num, "num_missing": missing, "damaged": damaged}, indent=2))
+    if damaged:
+        some = "\n  ".join(damaged[:_DAMAGED_SHOWN]) + ("\n  ..." if len(damaged) > _DAMAGED_SHOWN else "")
+        raise DataError(f"{path} is damaged: {len(damaged):,} of {num:,} pictures are not as they were packed; copy or pack it again:\n  {some}")
+    if missing:
+        raise DataError(f"{path} is not whole: {missing:,} of {num:,} pictures are still to be packed; distill data prepare goes on")
+    if not as_json:
+        print(_shown(f"{path}: {num:,} pictures, all as they were packed"))
+
+
+def _check_folder(root: Path, workers: int | None, *, as_json: bool) -> None:
     files = survey(root)
     num = sum(len(pictures) for classes in files.parts.values() for pictures in classes.values())
     if workers is None:
@@ -37,7 +61,7 @@ def check(folder: str, *, workers: int | None = None, as_json: bool = False) -> 
         _print(report)
     if report.would_stop:
         stopping = ", ".join(finding.title for finding in report.findings if finding.severity == STOPS)
-        raise DataError(f"a training run with {folder} would stop: {stopping}")
+        raise DataError(f"a training run with {root} would stop: {stopping}")
 
 
 def _print(report: Report) -> None:
@@ -59,7 +83,8 @@ def _print(report: Report) -> None:
 def _print_finding(console: Console, finding: Finding) -> None:
     console.print()
     console.print(Text(f"{len(finding.found):,}  {finding.title}", style=_STYLES[finding.severity]))
-    console.print(Padding.indent(Text(finding.meaning), 2))
+    for line in Text(finding.meaning).wrap(console, console.width - 2):
+        console.print(Text("  ").append_text(line))
     for names in finding.found[:_NAMES_SHOWN]:
         text = names if isinstance(names, str) else " = ".join(names[:_NAMES_SHOWN]) + (" = ..." if len(names) > _NAMES_SHOWN else "")
         console.print(Text(f"    {_shown(text)}", style="dim"), soft_wrap=True)  # a name that is to be copied must not be broken

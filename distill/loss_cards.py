@@ -12,6 +12,7 @@ from typing import Any
 from distill.losses.base import DistillLoss
 
 LABELS = ("Kind", "Inputs", "Equation", "Paper", "Weights", "Labels", "Cost")
+FLAGS = ("needs_teacher", "batch_coupled", "needs_labels", "needs_all_logits", "takes_soft_labels")
 _LABEL = re.compile(rf"({'|'.join(LABELS)}):\s*(.*)")
 _END_OF_SENTENCE = re.compile(r"(?<!\bal)(?<!\be\.g)(?<!\bi\.e)(?<!\bvs)[.!?](?=\s+[^a-z])")
 _PLAIN_TEXT = re.compile(r"(?!(?:true|false|null|yes|no|on|off)\Z)[A-Za-z_][\w./-]*\Z", re.ASCII | re.IGNORECASE)
@@ -44,13 +45,15 @@ class LossCard:
     arguments: tuple[Argument, ...]
     needs_teacher: bool
     batch_coupled: bool
+    needs_labels: bool
+    needs_all_logits: bool  # with its default arguments
     takes_soft_labels: bool
 
 
 def loss_card(name: str, cls: type[DistillLoss]) -> LossCard:
     """The card of the loss that recipes call `name`."""
     summary, fields, notes = _read(inspect.cleandoc(cls.__doc__ or ""))
-    flags = {flag: bool(getattr(cls, flag)) for flag in ("needs_teacher", "batch_coupled", "takes_soft_labels")}
+    flags = {flag: bool(getattr(cls, flag)) for flag in FLAGS}
     words = {label.lower(): fields.get(label, "") for label in LABELS}
     return LossCard(name=name, summary=summary, notes=notes, arguments=tuple(_arguments(cls)), **words, **flags)
 

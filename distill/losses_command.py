@@ -122,6 +122,8 @@ def needs(card: LossCard) -> list[str]:
     """What the loss asks of a run, in words."""
     return [
         "a teacher" if card.needs_teacher else "no teacher",
+        *(["all of its logits: no teacher.cache.format=topk"] if card.needs_teacher and card.needs_all_logits else []),
+        *(["labels: no data.labels=none"] if card.needs_labels else []),
         *(["the batch of all processes together: it compares samples with each other"] if card.batch_coupled else []),
         *([] if card.takes_soft_labels else ["one class a sample: no mixup, no cutmix"]),
     ]

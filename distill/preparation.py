@@ -10,6 +10,8 @@ from typing import Any
 from accelerate.utils import broadcast_object_list
 
 from distill import record
+from distill.build.cache import why_not_kept
+from distill.build.loaders import has_soft_labels, make_views, num_views
 from distill.build.notes import loss_notes
 from distill.build.pieces import build_pieces, rehearse
 from distill.build.plan import plan_run
@@ -42,6 +44,7 @@ class Preparation:
     control: Recipe | None
     finished_control: Path | None
     notes: Sequence[str]  # what the person should know of this recipe's losses
+    keeps_answers: bool  # whether the teacher is asked once for each view
 
 
 def prepare(recipe: Recipe, source: DataSource, job: Job) -> Preparation:
@@ -55,20 +58,23 @@ def prepare(recipe: Recipe, source: DataSource, job: Job) -> Preparation:
     if recipe.control and not is_alone(recipe):
         control = control_recipe(recipe)
         finished = _find_finished(control, source, job)
-    costs, notes = _rehearse(recipe, source, job, trains_teacher=teacher is not None and known_teacher is None)
-    return Preparation(recipe, costs, teacher, known_teacher, control, finished, notes)
+    costs, notes, keeps_answers = _rehearse(recipe, source, job, trains_teacher=teacher is not None and known_teacher is None)
+    return Preparation(recipe, costs, teacher, known_teacher, control, finished, notes, keeps_answers)
 
 
-def _rehearse(recipe: Recipe, source: DataSource, job: Job, *, trains_teacher: bool) -> tuple[dict[str, Costs], list[str]]:
-    """Builds everything with initial weights, takes one step, and measures the networks. Returns (costs by role, notes on the losses)."""
+def _rehearse(recipe: Recipe, source: DataSource, job: Job, *, trains_teacher: bool) -> tuple[dict[str, Costs], list[str], bool]:
+    """Builds everything with initial weights, takes one step, and measures the networks. Returns (costs by role, notes, whether answers are kept)."""
     precision = resolve_precision(recipe.train.precision, job.state.device)
     pieces = build_pieces(recipe, job.catalogue, source, device=job.state.device, precision=precision, weights={})
     with only_deterministic(recipe.deterministic):
-        notes = rehearse(pieces, source, unused=recipe.train.unused)
+        notes = rehearse(pieces, source, soft_labels=has_soft_labels(recipe, source), unused=recipe.train.unused)
     costs = {"student": measure_costs(pieces.distiller.student, source.image_size, is_trained=True)}
     if pieces.teacher is not None:
         costs["teacher"] = measure_costs(pieces.teacher.network, source.image_size, is_trained=trains_teacher)
-    return costs, [*notes, *loss_notes(pieces.distiller, recipe, source, job.state.num_processes)]
+    notes += loss_notes(pieces.distiller, recipe, source, job.state.num_processes)
+    if make_views(recipe, source).mixes and source.train.pixels is None:
+        notes.append("data.augment mixes pictures: each training picture is read and decoded twice, once as another's partner")
+    return costs, notes, pieces.teacher is not None and why_not_kept(recipe, pieces) is None
 
 
 def _find_finished(control: Recipe, source: DataSource, job: Job) -> Path | None:
@@ -119,7 +125,7 @@ def _steps(preparation: Preparation, source: DataSource, job: Job) -> Iterator[t
     terms = " + ".join(f"{_weight_in_words(entry.weight)} {label}" for label, entry in recipe.losses.items())
     yield (
         f"train the student {recipe.student.model} for {_length(recipe)} on {terms}",
-        _seconds(recipe, source, job, costs["student"], costs.get("teacher")),
+        _seconds(recipe, source, job, costs["student"], costs.get("teacher"), keeps_answers=preparation.keeps_answers),
     )
 
 
@@ -136,9 +142,13 @@ def _length(recipe: Recipe) -> str:
     return f"{recipe.train.epochs} epoch" + ("s" if recipe.train.epochs > 1 else "")
 
 
-def _seconds(recipe: Recipe, source: DataSource, job: Job, student: Costs, teacher: Costs | None = None) -> float:
+def _seconds(recipe: Recipe, source: DataSource, job: Job, student: Costs, teacher: Costs | None = None, *, keeps_answers: bool = False) -> float:
     plan = plan_run(recipe, source, job.state.num_processes)
     num_images = plan.images_seen(recipe.data.global_batch_size) / job.state.num_processes
     scored = (plan.num_epochs * len(source.val) + len(source.test)) / job.state.num_processes
     seconds = num_images / student.training_images_per_second + scored / student.images_per_second
-    return seconds + (num_images / teacher.images_per_second if teacher else 0)
+    if teacher is None:
+        return seconds
+    # at most: what earlier runs have left in the cache is not known before the teacher's weights are there
+    asked = min(1.0, num_views(recipe) / plan.num_epochs) if keeps_answers else 1.0
+    return seconds + asked * num_images / teacher.images_per_second

@@ -49,11 +49,18 @@ def make_saving(recipe: Recipe, folder: record.RunFolder, source: DataSource, pi
 
 def _identity(recipe: Recipe, source: DataSource, pieces: Pieces, job: Job, precision: str) -> dict[str, Any]:
     """What must be the same when the run goes on, and what should be."""
+    decoder = {"decoder": source.decoder} if source.decoder else {}
     return {
         "recipe": recipe.model_dump(mode="json"),
         "data": source.fingerprint(),
         "teacher": None if pieces.teacher is None else checksum(pieces.teacher.network.model),
-        "environment": {"precision": precision, "device": job.state.device.type, "processes": job.state.num_processes, "torch": torch.__version__},
+        "environment": {
+            "precision": precision,
+            "device": job.state.device.type,
+            "processes": job.state.num_processes,
+            "torch": torch.__version__,
+            **decoder,
+        },
     }
 
 

@@ -24,7 +24,11 @@ class Batch(NamedTuple):
     labels: Tensor  # [N] int64, or [N, K] float rows that sum to 1 after mixup or cutmix; -1 where training has no labels
     sample_ids: Tensor  # [N] int64, row in the source
     view: Tensor  # [N] int64, which view of the sample this is
-    host: HostKeys | None = None  # absent in a batch that was gathered from several processes
+    host: HostKeys | None = None  # absent in a batch that was gathered from several processes, or cut
+
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return self.images, self.labels, self.sample_ids, self.view
 
 
 class Head(NamedTuple):

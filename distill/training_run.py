@@ -19,7 +19,7 @@ from accelerate import Accelerator
 import distill
 from distill import record
 from distill.build.cache import open_cache
-from distill.build.loaders import evaluation_loader
+from distill.build.loaders import evaluation_loader, has_soft_labels
 from distill.build.pieces import Pieces, build_pieces, rehearse, weight_sources
 from distill.build.plan import plan_run
 from distill.build.trainer import build_trainer
@@ -59,6 +59,7 @@ def run_fingerprint(recipe: Recipe, source: DataSource, job: Job) -> str:
     parts = [
         fingerprint(recipe),
         source.fingerprint(),
+        source.decoder,
         resolve_precision(recipe.train.precision, job.state.device),
         job.state.device.type,
         job.state.num_processes,
@@ -102,7 +103,7 @@ def _train_run(
         folder.write_json(record.ENVIRONMENT_FILE, record.environment(_device_name(job.state.device), precision, job.state.num_processes))
     sources = weight_sources(recipe, str(teacher_weights.path) if teacher_weights else None)
     pieces = build_pieces(recipe, job.catalogue, source, device=job.state.device, precision=precision, weights=sources)
-    rehearse(pieces, source, unused=recipe.train.unused)
+    rehearse(pieces, source, soft_labels=has_soft_labels(recipe, source), unused=recipe.train.unused)
     _say_what_was_loaded(pieces, job)
     if pieces.teacher is not None:
         check_teacher(recipe, source, pieces, accelerator, job, claimed=teacher_weights.val_top1 if teacher_weights else None)
@@ -112,8 +113,8 @@ def _train_run(
     with job.stopper.deferred():  # all that was trained is in a checkpoint
         scores = {part: _score_part(recipe, source, part, scored, pieces, accelerator, job) for part in ("val", "test")}
     summary = _summarise(recipe, name, source, job, scores, costs, seconds_before(saving.start) + time.perf_counter() - started)
-    if kept is not None:
-        summary["teacher"]["answers"] = {"folder": str(kept.folder.path), **_counted(kept, accelerator)}
+    if pieces.teacher is not None:
+        summary["teacher"]["answers"] = _counted(kept, accelerator)
     if job.is_main:
         _write_results(folder, recipe, scored, scores, summary)
     job.state.wait_for_everyone()
@@ -165,10 +166,12 @@ def _train(
     return scored
 
 
-def _counted(kept: CachedTeacher, accelerator: Accelerator) -> dict[str, int]:
-    """Pictures that the teacher was asked for, and that were answered from the cache, in all processes since the job began."""
-    counts = accelerator.reduce(torch.tensor([kept.num_asked, kept.num_read], device=accelerator.device), "sum").tolist()
-    return dict(zip(("num_asked", "num_read"), counts, strict=True))
+def _counted(kept: CachedTeacher | None, accelerator: Accelerator) -> dict[str, Any]:
+    """Pictures that the teacher was asked for, and that were answered from the cache, in all processes since the job began; all of them call this,
+    also one that could not open the cache."""
+    mine = [kept.num_asked, kept.num_read] if kept is not None else [0, 0]
+    counts = accelerator.reduce(torch.tensor(mine, device=accelerator.device), "sum").tolist()
+    return {"folder": str(kept.folder.path) if kept is not None else None} | dict(zip(("num_asked", "num_read"), counts, strict=True))
 
 
 def _recorded(error: DivergedError, folder: record.RunFolder, job: Job) -> DivergedError:
@@ -215,6 +218,7 @@ def _summarise(
             "num_classes": len(source.class_names),
             **{f"num_{part}": len(getattr(source, part)) for part in ("train", "val", "test")},
             "note": source.note,
+            "decoder": source.decoder,
         },
     }
     for role, network in (("teacher", recipe.teacher), ("student", recipe.student)):

@@ -76,9 +76,8 @@ def in_words(cached: CachedTeacher, num_views: int) -> str:
 
 
 def _opened(recipe: Recipe, source: DataSource, pieces: Pieces, precision: str, say: Say, *, is_required: bool) -> CachedTeacher:
-    if recipe.teacher.weights == "random" and not is_required:
-        raise NotKept("its weights are random")
-    _require_features(recipe, pieces)
+    if reason := why_not_kept(recipe, pieces, is_required=is_required):
+        raise NotKept(reason)
     names = formats(recipe, source, pieces, precision)
     for name in names:
         layout = _layout(recipe, source, pieces, precision, name)
@@ -95,14 +94,20 @@ def _opened(recipe: Recipe, source: DataSource, pieces: Pieces, precision: str, 
     raise AssertionError("a format is left")
 
 
-def _require_features(recipe: Recipe, pieces: Pieces) -> None:
-    kept = set(recipe.teacher.cache.features)
-    for label, loss in pieces.distiller.losses.items():
-        if missing := [layer for layer in loss.layers if layer not in kept]:
-            wanted = ",".join([*recipe.teacher.cache.features, *missing])
-            raise NotKept(f"losses.{label} needs its {', '.join(missing)}, which is not kept (teacher.cache.features=[{wanted}] keeps it)")
-    if unused := kept - {layer for loss in pieces.distiller.losses.values() for layer in loss.layers} - {"pooled"}:
+def why_not_kept(recipe: Recipe, pieces: Pieces, *, is_required: bool = False) -> str | None:
+    """Why this recipe's teacher answers are not kept, as far as that is known without its weights; None if they are. Raises RecipeError."""
+    cache, losses = recipe.teacher.cache, pieces.distiller.losses
+    if cache.use == "off":
+        return "teacher.cache.use=off"
+    if recipe.teacher.weights == "random" and not is_required:
+        return "its weights are random"
+    for label, loss in losses.items():
+        if missing := [layer for layer in loss.layers if layer not in cache.features]:
+            wanted = ",".join([*cache.features, *missing])
+            return f"losses.{label} needs its {', '.join(missing)}, which is not kept (teacher.cache.features=[{wanted}] keeps it)"
+    if unused := set(cache.features) - {layer for loss in losses.values() for layer in loss.layers}:
         raise RecipeError(f"teacher.cache.features: no loss of this recipe uses {', '.join(sorted(unused))}, so the teacher does not give it")
+    return None
 
 
 def formats(recipe: Recipe, source: DataSource, pieces: Pieces, precision: str) -> list[str]:

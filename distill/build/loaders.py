@@ -31,6 +31,11 @@ def make_views(recipe: Recipe, source: DataSource) -> Views:
     )
 
 
+def has_soft_labels(recipe: Recipe, source: DataSource) -> bool:
+    """Whether training pictures have shares of several classes."""
+    return make_views(recipe, source).mixes and recipe.data.labels == "given"
+
+
 def training_loader(recipe: Recipe, source: DataSource, *, accelerator: Accelerator, warn: Warn = print) -> TrainingLoader:
     """warn: told of each picture that can't be read, where the recipe has others stand in for them."""
     data, views = recipe.data, make_views(recipe, source)

@@ -5,6 +5,9 @@ Two products with small matrices, one for each axis, whose rows are the weights 
 
 from __future__ import annotations
 
+import math
+from functools import lru_cache
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -65,13 +68,24 @@ def _for_each(weights: np.ndarray, device: torch.device) -> Tensor:
 
 
 def _resize_weights(start: np.ndarray, length: np.ndarray, num_in: int, num_out: int) -> np.ndarray:
-    """[N, num_out, num_in] float32 of whole numbers that add up to _ONE in each row: a triangle as wide as the reduction."""
-    scale = (length / num_out)[:, None, None]
-    width = np.maximum(scale, 1.0)
-    centre = (np.arange(num_out)[None, :, None] + 0.5) * scale
-    position = np.arange(num_in)[None, None, :] - start[:, None, None]
-    inside = (position >= 0) & (position < length[:, None, None])
-    weights = np.where(inside, np.maximum(0.0, 1.0 - np.abs(position + 0.5 - centre) / width), 0.0)
-    shares = np.cumsum(weights / weights.sum(axis=2, keepdims=True), axis=2)
-    weights = np.diff(np.rint(shares * _ONE), axis=2, prepend=0.0)  # rounding the running sum, not each weight, keeps the total exact
-    return weights.astype(np.float32)
+    """[N, num_out, num_in] float32 of whole numbers that add up to _ONE in each row."""
+    weights = np.zeros((len(start), num_out, num_in), dtype=np.float32)
+    for each, first, num in zip(weights, start.tolist(), length.tolist(), strict=True):
+        each[:, first : first + num] = _kernel(num, num_out)
+    return weights
+
+
+@lru_cache(maxsize=64)  # small pictures have few lengths; for large ones it would hold much, and gain little
+def _kernel(num_in: int, num_out: int) -> np.ndarray:
+    """[num_out, num_in] float32 of whole numbers that add up to _ONE in each row: a triangle as wide as the reduction."""
+    scale = num_in / num_out
+    width = max(scale, 1.0)
+    centre = (np.arange(num_out) + 0.5) * scale
+    near = np.floor(centre - width).astype(np.int64)[:, None] + np.arange(math.ceil(2 * width) + 2)  # [num_out, taps] all others weigh nothing
+    inside = (near >= 0) & (near < num_in)
+    taps = np.where(inside, np.maximum(0.0, 1.0 - np.abs(near + 0.5 - centre[:, None]) / width), 0.0)
+    shares = np.cumsum(taps / taps.sum(axis=1, keepdims=True), axis=1)
+    taps = np.diff(np.rint(shares * _ONE), axis=1, prepend=0.0)  # rounding the running sum, not each weight, keeps the total exact
+    kernel = np.zeros((num_out, num_in), dtype=np.float32)
+    kernel[np.nonzero(inside)[0], near[inside]] = taps[inside]
+    return kernel
