@@ -108,7 +108,8 @@ def _train_run(
     if pieces.teacher is not None:
         check_teacher(recipe, source, pieces, accelerator, job, claimed=teacher_weights.val_top1 if teacher_weights else None)
     saving = make_saving(recipe, folder, source, pieces, job, precision)
-    kept = open_cache(recipe, source, pieces, precision=precision, say=job.say)
+    teacher_seconds = 1 / costs["teacher"].images_per_second if "teacher" in costs else None
+    kept = open_cache(recipe, source, pieces, precision=precision, say=job.say, teacher_seconds=teacher_seconds)
     scored = _train(recipe, name, folder, source, job, pieces, accelerator, precision, saving, kept)
     with job.stopper.deferred():  # all that was trained is in a checkpoint
         scores = {part: _score_part(recipe, source, part, scored, pieces, accelerator, job) for part in ("val", "test")}

@@ -9,6 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from distill.data.decoding import pick_decoder
+from distill.data.packed_file import PackedFile, read_packed_file
+from distill.data.packing import pack
+from distill.data.packing_plan import list_pictures, make_plan
+from distill.data.packing_start import begin
+
 
 @pytest.fixture(autouse=True)
 def _narrow(monkeypatch):
@@ -105,3 +111,40 @@ def test_wrong_command_is_refused(distill, root, arguments, code, part):
 def test_home_folder_may_be_abbreviated(distill, root, monkeypatch):
     monkeypatch.setenv("HOME", str(Path.cwd()))
     assert distill("data", "check", "~/pictures")[0] == 0
+
+
+@pytest.fixture
+def packed(root) -> PackedFile:
+    plan = make_plan(list_pictures(root), 32, square=True, decoder=pick_decoder("pillow"))
+    begin(plan, Path("packed.safetensors"))
+    pack(plan, Path("packed.safetensors"))
+    return read_packed_file(Path("packed.safetensors"))
+
+
+def test_packed_file_is_checked_by_its_sums(distill, packed):
+    assert distill("data", "check", "packed.safetensors") == (0, "packed.safetensors: 40 pictures, all as they were packed\n", "")
+    content = bytearray(packed.path.read_bytes())
+    content[-1] ^= 128
+    packed.path.write_bytes(content)
+    code, out, err = distill("data", "check", "packed.safetensors")
+    assert (code, out) == (3, "")
+    assert "1 of 40 pictures are not as they were packed; copy or pack it again:\n  row 39 (test, dog)" in err
+    code, out, err = distill("data", "check", "packed.safetensors", "--json")
+    assert code == 3
+    assert json.loads(out) == {"file": "packed.safetensors", "num_pictures": 40, "num_missing": 0, "damaged": ["row 39 (test, dog)"]}
+
+
+def test_packed_file_that_is_not_whole_is_said_to_be_so(distill, packed):
+    content = bytearray(packed.path.read_bytes())
+    content[packed.layout.place("filled") + 3] = 0
+    packed.path.write_bytes(content)
+    code, _, err = distill("data", "check", "packed.safetensors")
+    assert code == 3
+    assert "not whole: 1 of 40 pictures are still to be packed" in err
+
+
+def test_other_file_is_no_packed_file(distill):
+    Path("pictures.zip").write_bytes(b"PK" * 100)
+    code, _, err = distill("data", "check", "pictures.zip")
+    assert code == 3
+    assert "pictures.zip was not written by distill data prepare" in err

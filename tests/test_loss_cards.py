@@ -39,6 +39,8 @@ class Whole(DistillLoss):
     """
 
     batch_coupled = True
+    needs_labels = True
+    needs_all_logits = False
     takes_soft_labels = False
 
     def __init__(self, width: int, layers: list[str] = ["layer1"], mode: Literal["sum", "mean"] = "sum", scale: float | None = None):  # noqa: B006
@@ -86,6 +88,8 @@ def test_every_field_of_the_docstring_is_read():
         ),
         needs_teacher=True,
         batch_coupled=True,
+        needs_labels=True,
+        needs_all_logits=False,
         takes_soft_labels=False,
     )
 

@@ -115,7 +115,9 @@ def test_list_as_json_is_all_that_the_cards_say(distill):
     assert {"name", "kind", "inputs", "summary", "paper", "weights", "cost", "equation", "labels", "notes"} <= set(cards["kd"])
     assert cards["kd"]["arguments"][0] == {"name": "temperature", "type": "float", "default": 4.0, "is_required": False}
     assert cards["at"]["arguments"][0]["default"] == ["layer1", "layer2", "layer3", "layer4"]
-    assert (cards["ce"]["needs_teacher"], cards["kd"]["needs_teacher"]) == (False, True)
+    assert [cards[name]["needs_teacher"] for name in ("ce", "kd")] == [False, True]
+    assert [cards[name]["needs_labels"] for name in ("ce", "kd", "crd")] == [True, False, True]
+    assert [cards[name]["needs_all_logits"] for name in ("kd", "dkd", "fitnet")] == [False, True, False]
 
 
 def test_list_shows_ones_own_losses_also_where_they_say_nothing_of_themselves(distill, own):
@@ -182,9 +184,18 @@ def test_show_says_what_a_loss_needs(distill, own):
     text = textwrap.dedent(OWN).replace("    def __init__", "    batch_coupled = True\n    takes_soft_labels = False\n\n    def __init__")
     Path(own).write_text(text, encoding="utf-8")
     _, out, _ = distill("losses", "show", "nearer", "--plugin", own)
-    assert "a teacher; the batch of all processes together: it compares samples" in words(out)
+    assert "a teacher; all of its logits: no teacher.cache.format=topk; the batch of all processes together: it compares samples" in words(out)
     assert "one class a sample: no mixup, no cutmix" in words(out)
-    assert "no teacher" in distill("losses", "show", "ce")[1]
+    assert needs_of(distill, "ce") == "no teacher; labels: no data.labels=none"
+    assert needs_of(distill, "kd") == "a teacher"
+    assert needs_of(distill, "dkd") == (
+        "a teacher; all of its logits: no teacher.cache.format=topk; labels: no data.labels=none; one class a sample: no mixup, no cutmix"
+    )
+
+
+def needs_of(distill, name: str) -> str:
+    """What stands beside `needs`, which is the last of the facts."""
+    return words(distill("losses", "show", name)[1].split("\nneeds", 1)[1].split("\n\n", 1)[0])
 
 
 def test_show_of_an_unknown_name_gives_the_nearest(distill):

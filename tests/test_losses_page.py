@@ -67,6 +67,11 @@ def test_page_is_what_is_written_now():
     assert written == losses_page.page(*measured), "docs/losses.md is not what its sources say: run python docs/losses_page.py"
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_the_column_labels_agrees_with_what_the_loss_says(name):
+    assert (CARDS[name].labels == "not used") is not CARDS[name].needs_labels
+
+
 def test_check_says_whether_the_page_is_true_and_writes_nothing(tmp_path, monkeypatch, capsys):
     for name in ("PAGE", "RESULTS", "COST"):
         monkeypatch.setattr(losses_page, name, tmp_path / name)

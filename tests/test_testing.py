@@ -13,7 +13,7 @@ import pytest
 import torch
 from broken_losses import KL, PAIRS, Hint
 
-from distill.losses.base import DistillLoss
+from distill.losses.base import DistillLoss, label_shares
 from distill.testing import CHECKS, LossContractError, check_loss
 from distill.testing.attributes import attributes
 from distill.testing.constants import Constants
@@ -116,6 +116,50 @@ def test_it_does_not_matter_where_it_is_called(context):
 def test_a_float_given_as_a_whole_number_can_still_be_scheduled():
     assert Subject(broken_losses.Sharpened, {"sharpness": 1}).loss().sharpness == 1.0
     assert "schedule" in faults(broken_losses.SharpenedByMath, sharpness=1)
+
+
+def test_the_fault_of_labels_says_what_changed_and_where_labels_came_from():
+    seen = faults(broken_losses.MaskedByLabelsUndeclared)["labels"]
+    assert re.search(r"with other labels the value \S+, \S+ became \S+, \S+; ", seen)
+    assert seen.endswith("became -0, -0")  # all are masked
+    assert faults(broken_losses.PushedUndeclared)["labels"].startswith("needs_labels is False, but with other labels the gradient changed")
+    assert "labels of -1: RuntimeError" in faults(broken_losses.LabelledUndeclared)["labels"]
+
+
+def test_a_loss_whose_arguments_leave_out_the_labels_may_still_say_that_it_needs_them():
+    class PartlyLabelled(KL):
+        needs_labels = True
+
+        def __init__(self, is_labelled: bool = True):
+            super().__init__()
+            self.is_labelled = is_labelled
+
+        def forward(self, student, teacher, batch):
+            value = super().forward(student, teacher, batch)
+            if not self.is_labelled:
+                return value
+            return value - (label_shares(batch.labels, student.logits) * torch.log_softmax(student.logits, dim=1)).sum(dim=1).mean()
+
+    PartlyLabelled.zero_at_identity = False
+    check_loss(PartlyLabelled)
+    check_loss(PartlyLabelled, is_labelled=False)
+
+
+def test_whether_all_logits_are_needed_may_depend_on_an_argument_but_not_without_one():
+    class PartlyAll(KL):
+        needs_all_logits = False
+
+        def __init__(self, compares_logits: bool = False):
+            super().__init__()
+            self.needs_all_logits = compares_logits
+
+        def forward(self, student, teacher, batch):
+            return (student.logits - teacher.logits).square().mean() if self.needs_all_logits else super().forward(student, teacher, batch)
+
+    check_loss(PartlyAll)
+    check_loss(PartlyAll, compares_logits=True)
+    PartlyAll.needs_all_logits = True
+    assert faults(PartlyAll) == {"declarations": "needs_all_logits is True in the class and False in the loss"}
 
 
 def test_what_is_detached_is_a_constant_also_for_finite_differences():

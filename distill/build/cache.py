@@ -23,6 +23,7 @@ from distill.data.resizing import plain_view
 from distill.data.sources.base import DataSource
 from distill.engine.answer_formats import LogitFormat, logit_format
 from distill.engine.cache_files import CacheFolder
+from distill.engine.costs import seconds_to_read
 from distill.engine.teacher import Teacher
 from distill.engine.teacher_cache import AnswerLayout, CachedTeacher, layout_of
 from distill.errors import DataError, RecipeError
@@ -32,6 +33,7 @@ from distill.recipe import Recipe
 
 MOST_FULL = 256  # classes up to which every logit is kept, whatever the format could save
 MOST_KL = 1e-3  # nats, the mean over pictures, by which a kept answer may differ from the teacher's at the temperatures that losses use
+MOST_READING = 0.25  # of the teacher's time, that reading what is kept may take
 _MOST_OF_DISK = 0.5  # of the free space that is taken without being asked for
 NUM_TRIED = 256  # pictures that a format is tried on
 
@@ -42,8 +44,11 @@ class NotKept(Exception):  # noqa: N818 - not an error: the teacher is asked in 
     """Why the teacher's answers can't or should not be kept."""
 
 
-def open_cache(recipe: Recipe, source: DataSource, pieces: Pieces, *, precision: str, say: Say) -> CachedTeacher | None:
-    """The teacher with its answers kept; None where it is to be asked in every step, and why is said.
+def open_cache(
+    recipe: Recipe, source: DataSource, pieces: Pieces, *, precision: str, say: Say, teacher_seconds: float | None = None
+) -> CachedTeacher | None:
+    """The teacher with its answers kept; None where it is to be asked in every step, and why is said. teacher_seconds: of one picture, to say so
+    where reading a kept answer takes too large a share of it.
 
     Raises RecipeError or DataError if the recipe asks for what can't be had.
     """
@@ -64,6 +69,13 @@ def open_cache(recipe: Recipe, source: DataSource, pieces: Pieces, *, precision:
         say(f"teacher: it is asked in every step: {what}")
         return None
     say(in_words(cached, num_views(recipe)))
+    if recipe.teacher.cache.features and teacher_seconds is not None:
+        share = seconds_to_read(cached.folder.row_bytes) / teacher_seconds
+        if share > MOST_READING:
+            say(
+                f"teacher: keeping {', '.join(recipe.teacher.cache.features)} loses here: reading an answer takes {share:.0%} of the teacher's own "
+                "time, even from memory; leave teacher.cache.features out"
+            )
     return cached
 
 

@@ -5,17 +5,15 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
 
-from distill.build.cache import formats, num_classes
+from distill.build.cache import MOST_READING, formats, num_classes
 from distill.build.loaders import num_views
 from distill.build.notes import size_in_words
 from distill.build.pieces import Pieces, build_pieces
@@ -23,13 +21,13 @@ from distill.caching.opening import prepared
 from distill.data.sources.base import DataSource
 from distill.engine.answer_formats import logit_format
 from distill.engine.cache_files import row_bytes
+from distill.engine.costs import seconds_to_read
 from distill.engine.runtime import resolve_precision
 from distill.engine.teacher_cache import layout_of
 from distill.places import cache_folder
 from distill.preparation import Preparation
 from distill.running import Job
 
-_MOST_READING = 0.25  # of the teacher's time, that reading what is kept may take
 _RUNS_SHOWN = (1, 2, 3, 5, 10)
 
 
@@ -41,7 +39,8 @@ class Plan:
     student_seconds: float  # a training step
     reading_seconds: float  # of one answer, from memory
     format: str
-    features: list[str]  # that the losses need, and that would have to be kept
+    features: list[str]  # that the losses need, or that are asked for
+    is_asked_for: bool  # whether the recipe has all of these kept
     bytes_an_answer: int
     num_pictures: int
     num_views: int
@@ -50,7 +49,7 @@ class Plan:
 
     @property
     def pays(self) -> bool:
-        return self.reading_seconds < _MOST_READING * self.teacher_seconds
+        return self.reading_seconds < MOST_READING * self.teacher_seconds
 
     @property
     def total_bytes(self) -> int:
@@ -102,9 +101,10 @@ def make_plan(preparation: Preparation, source: DataSource, job: Job) -> Plan:
     return Plan(
         1 / costs["teacher"].images_per_second,
         1 / costs["student"].training_images_per_second,
-        _reading_seconds(answer),
+        seconds_to_read(answer),
         name,
         features,
+        set(features) <= set(recipe.teacher.cache.features),
         answer,
         len(source.train),
         num_views(recipe),
@@ -116,20 +116,6 @@ def make_plan(preparation: Preparation, source: DataSource, job: Job) -> Plan:
 def _features(pieces: Pieces, kept: Sequence[str]) -> list[str]:
     needed = [layer for loss in pieces.distiller.losses.values() for layer in loss.layers]
     return list(dict.fromkeys([*kept, *needed]))
-
-
-def _reading_seconds(num_bytes: int) -> float:
-    """For one answer, of batches that are gathered from memory, as from a view's map in the page cache."""
-    rows = max(128, min(1 << 16, (256 << 20) // num_bytes))
-    table, generator = np.zeros((rows, num_bytes), dtype=np.uint8), np.random.default_rng(0)
-    table[:] = 1  # so that there are pages behind it
-    batches = [generator.integers(0, rows, 64) for _ in range(20)]
-    durations = []
-    for batch in batches:
-        started = time.perf_counter()
-        table[batch]
-        durations.append(time.perf_counter() - started)
-    return float(np.median(durations)) / 64
 
 
 def _show(found: Plan, console: Console) -> None:
@@ -151,8 +137,10 @@ def _show(found: Plan, console: Console) -> None:
     if not found.pays:
         console.print(
             f"Keeping would lose: reading an answer takes {found.reading_seconds / found.teacher_seconds:.0%} of the teacher's own time, from "
-            f"memory; more than {_MOST_READING:.0%} is not worth it. Ask the teacher in every step (teacher.cache.use=off).",
+            f"memory; more than {MOST_READING:.0%} is not worth it. Ask the teacher in every step (teacher.cache.use=off).",
             soft_wrap=True,
         )
+    elif found.features and not found.is_asked_for:
+        console.print(f"The losses need more than the logits: teacher.cache.features=[{','.join(found.features)}] keeps it.", soft_wrap=True)
     if found.total_bytes > found.free_bytes:
         console.print("It does not fit: data.views=K with fewer views needs less.", soft_wrap=True)

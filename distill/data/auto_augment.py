@@ -84,7 +84,7 @@ _OPERATIONS: tuple[Callable[[Tensor, float, float, list[int], dict[str, float]],
     _blended(F.adjust_contrast),
     _blended(F.adjust_sharpness),
     lambda image, share, sign, fill, reach: F.posterize(image, 8 - round(share * reach["bits"])),
-    lambda image, share, sign, fill, reach: F.solarize(image, 255.0 * (1 - share)),
+    lambda image, share, sign, fill, reach: F.solarize(image, round(255.0 * (1 - share), 1)),  # 68.00000000000001 would pass over 68
     lambda image, share, sign, fill, reach: F.autocontrast(image),
     lambda image, share, sign, fill, reach: F.equalize(image),
 )

@@ -127,7 +127,8 @@ def _read(path: Path, file: Any, file_bytes: int) -> PackedFile:
     if not count or (sides < 0).any() or (sides > _MAX_SIDE).any() or not _is_plausible(class_names, tables):
         raise _altered(path)
     layout = Layout(settings, class_names, tables)
-    if layout.header[8:] != header or not np.array_equal(layout.tables["offset"], tables["offset"]):  # sizes, order and sums are all in there
+    is_same = layout.num_pixel_bytes == pixel_bytes and layout.header[8:] == header  # sizes, order and sums are all in there
+    if not is_same or not np.array_equal(layout.tables["offset"], tables["offset"]):
         raise _altered(path)
     return PackedFile(path, layout, tables["crc32"], tables["filled"])
 

@@ -27,7 +27,8 @@ _PICTURES_AT_ONCE = 16
 
 @contextlib.contextmanager
 def only_packer(target: Path) -> Iterator[None]:
-    """Raises DataError if another process packs into this file, or the folder can't be written to."""
+    """Raises DataError if another process packs into this file, or the folder can't be written to. The lock's file stays: were it removed, a third
+    process could lock a new one while a second still holds the old."""
     lock = FileLock(target.with_name(f".{target.name}.lock"))
     try:
         lock.acquire(timeout=0)
@@ -39,8 +40,6 @@ def only_packer(target: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-        with contextlib.suppress(OSError):
-            Path(lock.lock_file).unlink(missing_ok=True)
 
 
 def is_packed_already(listing: Listing, settings: Settings, target: Path) -> bool:

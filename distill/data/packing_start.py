@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from distill.data.packed_check import damaged_rows
 from distill.data.packed_file import FILLED, Layout, PackedFile, Settings, read_packed_file
 from distill.data.packed_rows import write_all
-from distill.data.packing_plan import Plan
+from distill.data.packing_plan import Plan, Progress
 from distill.errors import DataError
 from distill.record import sync_folder
 
@@ -34,6 +35,23 @@ def begin(plan: Plan, target: Path) -> int:
         raise DataError(f"{partial} was begun with {differences}; go on with that, or remove it to begin again")
     _create(plan, partial, old if num_done else None)
     return num_done
+
+
+def discard_damaged(target: Path, progress: Progress = lambda num: None) -> int:
+    """Pictures in FILE.partial whose pixels are not what was packed, as after a fault of the disk, are marked as still to be packed; how many."""
+    partial = partial_path(target)
+    found = read_packed_file(partial)
+    rows, filled = damaged_rows(found, progress), found.filled.copy()
+    filled[rows] = 0
+    try:
+        number = os.open(partial, os.O_WRONLY)
+        try:
+            write_all(number, filled, found.layout.place("filled"))
+        finally:
+            os.close(number)
+    except OSError as error:
+        raise DataError(f"can't write {partial}: {error.strerror}") from error
+    return len(rows)
 
 
 def missing_bytes(plan: Plan, target: Path) -> int:

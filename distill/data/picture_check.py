@@ -48,7 +48,7 @@ class Report:
 
 
 _MEND = "Mend or remove them; data.on_bad_image=skip puts other pictures of the class in their places, up to 0.1% of a part."
-# kind: (severity, title, meaning), the worst first; those of traits are each followed by the files that have the trait.
+# kind: (severity, title, meaning), the worst first
 _KINDS: dict[str, tuple[str, str, str]] = {
     "unusable": (STOPS, "the folder can't be used as it is", "A run with data.source=imagefolder ends with this error."),
     "classes": (STOPS, "parts with different classes", "train, val and test must have the same class folders: rename or complete them."),

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from distill import record
 from distill.build.check import find_problems
+from distill.build.loaders import has_soft_labels
 from distill.build.pieces import Pieces, build_pieces, rehearse, weight_sources
 from distill.build.source import open_source
 from distill.build.trainer import build_trainer
@@ -119,7 +120,7 @@ class _Examination:
         if pieces is None:
             return
         with self.found.attempt("rehearsal"), only_deterministic(recipe.deterministic):
-            rehearse(pieces, source, unused=recipe.train.unused)
+            rehearse(pieces, source, soft_labels=has_soft_labels(recipe, source), unused=recipe.train.unused)
         pieces.distiller.train().zero_grad(set_to_none=True)
         accelerator = make_accelerator(recipe.train.accumulation)
         if pieces.teacher is not None and is_loaded and (known or recipe.teacher.weights != "train"):

@@ -30,7 +30,7 @@ _NEARLY_FULL = 0.9
 @torch.no_grad()
 def features(pieces: Pieces, batch: Batch) -> list[dict[str, Any]]:
     """Shape, without the batch axis, of each feature that a loss asks for, and of the logits."""
-    small = Batch(*(tensor[:2] for tensor in batch))
+    small = Batch(*(tensor[:2] for tensor in batch.tensors))
     pieces.distiller.eval()
     student, teacher = pieces.distiller.student(small.images), pieces.teacher(small) if pieces.teacher else None
     pieces.distiller.train()
@@ -148,10 +148,10 @@ def _activation_bytes(pieces: Pieces, batch: Batch, batch_size: int) -> int:
     """What forward keeps for backward, from one small batch and one of twice its size: what does not grow with the batch, such as half-precision
     copies of the weights, is counted once."""
     few = max(1, min(4, len(batch.labels) // 2))
-    once = _saved_bytes(pieces, Batch(*(tensor[:few] for tensor in batch)))
+    once = _saved_bytes(pieces, Batch(*(tensor[:few] for tensor in batch.tensors)))
     if len(batch.labels) < 2 * few:
         return once * batch_size // few
-    twice = _saved_bytes(pieces, Batch(*(tensor[: 2 * few] for tensor in batch)))
+    twice = _saved_bytes(pieces, Batch(*(tensor[: 2 * few] for tensor in batch.tensors)))
     return max(0, 2 * once - twice) + (twice - once) * batch_size // few
 
 

@@ -11,6 +11,7 @@ import torch
 
 from distill import record
 from distill.build.check import find_problems
+from distill.build.loaders import has_soft_labels
 from distill.build.pieces import Pieces, build_pieces, rehearse, weight_sources
 from distill.build.source import open_source
 from distill.build.trainer import build_trainer
@@ -68,7 +69,7 @@ def _replayed(recipe: Recipe, folder: Path, diverged: Mapping[str, Any], job: Jo
     source, precision = open_source(recipe.data, job.catalogue), resolve_precision(recipe.train.precision, job.state.device)
     sources = weight_sources(recipe, _trained_teacher(recipe, source, job))
     pieces = build_pieces(recipe, job.catalogue, source, device=job.state.device, precision=precision, weights=sources)
-    rehearse(pieces, source, unused=recipe.train.unused)
+    rehearse(pieces, source, soft_labels=has_soft_labels(recipe, source), unused=recipe.train.unused)
     start, notes = CheckpointFolder(folder / record.CHECKPOINTS).newest()
     notes += _differences(folder, start, source, pieces, job, precision)
     accelerator = make_accelerator(recipe.train.accumulation)

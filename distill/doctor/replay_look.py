@@ -74,7 +74,7 @@ def _is_bad_alone(loss: nn.Module, index: int, batch: Batch, student: Outputs, t
         return outputs and Outputs(outputs.logits[index : index + 1], {k: v[index : index + 1] for k, v in outputs.features.items()}, outputs.head)
 
     try:
-        return not _is_finite(loss(of(student), of(teacher), Batch(*(tensor[index : index + 1] for tensor in batch))))
+        return not _is_finite(loss(of(student), of(teacher), Batch(*(tensor[index : index + 1] for tensor in batch.tensors))))
     except (DistillError, RuntimeError, ValueError, IndexError):  # a loss that can't take one picture says nothing about it
         return False
 

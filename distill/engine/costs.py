@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
+import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -41,6 +42,17 @@ def measure_costs(network: Network, image_size: int, *, batch_size: int = 64, is
     training_speed = round(batch_size / _median_seconds(_training_step(network, pictures), device), 1) if is_trained else None
     num_parameters = sum(parameter.numel() for parameter in network.model.parameters())
     return Costs(num_parameters, round(counter.get_total_flops() / 2e9, 6), round(speed, 1), training_speed)
+
+
+def seconds_to_read(num_bytes: int) -> float:
+    """For one row of so many bytes, of batches that are gathered from memory, as from a file's map whose pages are there."""
+    num_rows = max(128, min(1 << 16, (256 << 20) // num_bytes))
+    table, generator, durations = np.ones((num_rows, num_bytes), dtype=np.uint8), np.random.default_rng(0), []
+    for batch in generator.integers(0, num_rows, (20, 64)):
+        started = time.perf_counter()
+        table[batch]
+        durations.append(time.perf_counter() - started)
+    return statistics.median(durations) / 64
 
 
 def _training_step(network: Network, pictures: torch.Tensor) -> Callable[[], None]:

@@ -18,7 +18,7 @@ def is_shared() -> bool:
 
 def everyones_batch(batch: Batch) -> Batch:
     """The global batch's labels, ids and views, without its images."""
-    return Batch(batch.images[:0], *(everyones(tensor) for tensor in batch[1:]))
+    return Batch(batch.images[:0], *(everyones(tensor) for tensor in batch.tensors[1:]))
 
 
 def everyones_outputs(outputs: Outputs, layers: Iterable[str]) -> Outputs:

@@ -57,7 +57,7 @@ class StepLog:
         """The mean by name over processes and micro-batches, "gradient_norm" where norms were noted, and the sum of "num_replaced"."""
         norms, means = self.norms(), dict(zip(self.names, rows.mean(dim=(0, 1)).tolist(), strict=True))
         if self.counts_replaced:
-            means[_REPLACED] = int(rows[..., -1].sum())
+            means[_REPLACED] = round(rows[..., -1].sum().item())
         return means | ({"gradient_norm": math.fsum(norms) / len(norms)} if norms else {})
 
     def state(self, rows: Tensor) -> dict[str, Any]:
@@ -66,9 +66,15 @@ class StepLog:
         return {"rows": rows.tolist(), "norms": self.norms(), "dtype": dtypes.pop() if dtypes else "float32"}
 
     def restore(self, state: dict[str, Any], accelerator: Accelerator) -> None:
-        """Each process gets its own rows again; where there were more or fewer processes, the mean of all, which gives the same means."""
+        """Each process gets its own rows again; where there were more or fewer processes, the mean of all, which gives the same means, and its share
+        of what is summed."""
         dtype = {"float32": torch.float32, "float64": torch.float64}[state["dtype"]]
         rows = torch.tensor(state["rows"], dtype=torch.float64).reshape(len(state["rows"]), -1, len(self.names))
-        mine = rows[accelerator.process_index] if len(rows) == accelerator.num_processes else rows.mean(dim=0)
+        if len(rows) == accelerator.num_processes:
+            mine = rows[accelerator.process_index]
+        else:
+            mine = rows.mean(dim=0)
+            if self.counts_replaced:
+                mine[:, -1] *= len(rows) / accelerator.num_processes
         self._rows = list(mine.to(accelerator.device, dtype))
         self._norms = list(torch.tensor(state["norms"], dtype=dtype, device=accelerator.device))

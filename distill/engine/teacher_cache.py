@@ -21,6 +21,7 @@ from distill.errors import DataError
 from distill.structures import Batch, Outputs
 
 _CHECKED = 256  # one in so many pictures is compared with the one that the kept answer is of
+_CHUNK = 1 << 16  # rows that are read at a time: looking at their seals takes a few times their bytes
 _WAITING = 16  # batches whose answers wait on a device before they are written, so that it is not waited for in each step
 
 
@@ -67,10 +68,12 @@ class _Shelf:
     def __init__(self, view: int, file: ViewFile | None, device: torch.device, *, fits: bool):
         self.view, self.file, self.in_memory, self.hashes, self.num_damaged = view, file, None, None, 0
         if file is not None and fits:
-            packed, hashes, is_whole = file.read(slice(None))
-            self.num_damaged = int(file.damaged(slice(None)).sum()) if not is_whole.all() else 0
+            chunks = [slice(start, start + _CHUNK) for start in range(0, file.num_rows, _CHUNK)]
+            packed, hashes, is_whole = (np.concatenate(parts) for parts in zip(*map(file.read, chunks), strict=True))
             if is_whole.all():
                 self.in_memory, self.hashes = torch.from_numpy(packed).to(device), hashes
+            else:
+                self.num_damaged = sum(int(file.damaged(chunk).sum()) for chunk in chunks)
 
 
 class CachedTeacher:

@@ -36,6 +36,8 @@ class ActivationBoundaries(DistillLoss):
     is their first stage. mmrazor compares the last convolution's output, which is neither normalised nor added to the shortcut yet.
     """
 
+    needs_all_logits = False
+
     def __init__(self, layers: list[str] = ["layer1.pre", "layer2.pre", "layer3.pre", "layer4.pre"], margin: float = 1.0):  # noqa: B006  never changed
         """Raises RecipeError unless the margin is above 0, and for a stage after its last activation."""
         super().__init__(layers=layers)

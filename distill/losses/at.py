@@ -35,6 +35,7 @@ class AttentionTransfer(DistillLoss):
     A map of one place has one attention whatever is in it, and adds nothing: layer4 of pictures of 32 px.
     """
 
+    needs_all_logits = False
     zero_at_identity = True
 
     def __init__(self, layers: list[str] = ["layer1", "layer2", "layer3", "layer4"]):  # noqa: B006  never changed

@@ -21,12 +21,15 @@ class DistillLoss(nn.Module):
     does not weigh itself, detach the teacher (its tensors come without gradient), or read the epoch. Its typed `__init__` is its part of a recipe;
     a float argument that it keeps under the argument's own name can follow a schedule: it is then a 0-dim tensor that is rewritten each step.
     Randomness comes from `keyed_uniform`, so that it depends on the samples alone.
+
+    `needs_all_logits = False` is for a loss that looks at none of the teacher's logits, or at nothing but their softmax at the temperature that it
+    keeps as `temperature`, 1 if it has none. Where it depends on an argument, `__init__` sets it for this loss; the class has that of the defaults.
     """
 
     needs_teacher = True  # False: works on labels alone; `teacher` may then be None
     batch_coupled = False  # True: relates samples to each other, and gets the global batch of all processes, without its images
-    needs_labels = False  # True: looks at the labels, of the batch or in `data`; then it can't train on pictures that have none
-    needs_all_logits = True  # False: an answer of the teacher that knows only its largest logits, and the others' sum, will do
+    needs_labels = False  # True: looks at batch.labels or data.labels, and is refused where pictures have none, so that all of these are -1
+    needs_all_logits = True  # False: classes with next to no share of the teacher's answer may share that evenly; see above
     takes_soft_labels = True  # False: refuses labels [N, K]; a loss that does not look at labels takes any
     zero_at_identity = False  # True: 0 where the student answers exactly what the teacher answers
 

@@ -43,6 +43,7 @@ class CATKD(DistillLoss):
     The mean over classes and cells is that of the authors' code: the weights are theirs. The student's classifier gets a gradient from this loss too.
     """
 
+    needs_all_logits = False  # it looks at the teacher's map through its classifier, not at its logits
     zero_at_identity = True
 
     def __init__(self, layer: str = "layer4", grid: int = 2, normalise: bool = True):

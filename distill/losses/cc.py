@@ -42,6 +42,7 @@ class CorrelationCongruence(DistillLoss):
     """
 
     batch_coupled = True
+    needs_all_logits = False
     zero_at_identity = True
 
     def __init__(

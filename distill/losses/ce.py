@@ -23,6 +23,8 @@ class CrossEntropy(DistillLoss):
     """
 
     needs_teacher = False
+    needs_labels = True
+    needs_all_logits = False
 
     def __init__(self, label_smoothing: float = 0.0):
         """Raises RecipeError unless 0 <= label_smoothing < 1."""

@@ -46,6 +46,8 @@ class CRD(DistillLoss):
     """
 
     batch_coupled = True
+    needs_labels = True  # those in `data`: which pictures are of other classes
+    needs_all_logits = False
     takes_soft_labels = False
 
     def __init__(self, layer: str = "pooled", dim: int = 128, num_negatives: int = 16384, temperature: float = 0.07, momentum: float = 0.5):

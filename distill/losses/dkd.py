@@ -38,6 +38,7 @@ class DKD(DistillLoss):
     not. With `standardise`, both logits are first brought to mean 0 and standard deviation 1; Sun et al., 2024, use temperature 2 and weight 9 then.
     """
 
+    needs_labels = True
     takes_soft_labels = False
     zero_at_identity = True
 

@@ -24,6 +24,8 @@ class FitNet(DistillLoss):
     Trained together with the other losses, not in a stage of its own before them. Works on vectors such as "pooled" too.
     """
 
+    needs_all_logits = False
+
     def __init__(self, layers: list[str] = ["layer3"]):  # noqa: B006  never changed; a list, because the recipe shows it as one
         super().__init__(layers=layers)
 

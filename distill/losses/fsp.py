@@ -54,6 +54,8 @@ class FSP(DistillLoss):
     losses, and a weight with the schedule stop_at is its first stage. torchdistill leaves out the square of equation 2's norm.
     """
 
+    needs_all_logits = False
+
     def __init__(self, pairs: list[list[str]] = [["layer1", "layer2"], ["layer2", "layer3"], ["layer3", "layer4"]]):  # noqa: B006  never changed
         """Raises RecipeError unless there is a pair and each names two different layers."""
         if not pairs or any(len(set(pair)) != 2 or len(pair) != 2 for pair in pairs):

@@ -62,6 +62,8 @@ class FactorTransfer(DistillLoss):
     CRD's repository compares sums of squares over the factor's channels instead of the factors; torchdistill has 0 / 0 for a dead factor.
     """
 
+    needs_all_logits = False
+
     def __init__(self, layers: list[str] = ["layer4"], rate: float = 0.5, kernel_size: int = 3, reconstruction_weight: float = 2e-3):  # noqa: B006
         """Raises RecipeError unless rate and reconstruction_weight are above 0 and the kernel's size is odd."""
         super().__init__(layers=layers)

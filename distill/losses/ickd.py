@@ -48,6 +48,8 @@ class ICKD(DistillLoss):
     [C, C] matrices of 2048 channels (16 MiB a sample) are never made. A map of one place has little to say: its rows differ in sign only.
     """
 
+    needs_all_logits = False
+
     def __init__(self, layers: list[str] = ["layer4"]):  # noqa: B006  never changed
         super().__init__(layers=layers)
 

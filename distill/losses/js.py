@@ -37,6 +37,7 @@ class JensenShannon(DistillLoss):
     Where the two answers are close, it is a quarter of KL(p || q), and so of kd at the same temperature.
     """
 
+    needs_all_logits = False
     zero_at_identity = True
 
     def __init__(self, temperature: float = 1.0):

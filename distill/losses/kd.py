@@ -29,9 +29,10 @@ class KD(DistillLoss):
     Labels: not used
     Cost: none to speak of
 
-    With `standardise`, both logits are first brought to mean 0 and standard deviation 1, as in ls_kd.
+    With `standardise`, both logits are first brought to mean 0 and standard deviation 1, as in ls_kd, and it needs all of the teacher's logits.
     """
 
+    needs_all_logits = False
     zero_at_identity = True
 
     def __init__(self, temperature: float = 4.0, standardise: bool = False):
@@ -39,6 +40,7 @@ class KD(DistillLoss):
         super().__init__()
         _require.positive(temperature=temperature)
         self.temperature, self.standardise = temperature, standardise
+        self.needs_all_logits = standardise  # mean and deviation are those of all of them
 
     def setup(self, student: ModelInfo, teacher: ModelInfo) -> None:
         _require.equal_classes(student, teacher)

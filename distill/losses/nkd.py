@@ -35,6 +35,7 @@ class NKD(DistillLoss):
     A cross-entropy, not a divergence: it is not 0 where the networks agree.
     """
 
+    needs_labels = True
     takes_soft_labels = False
 
     def __init__(self, gamma: float = 1.5, temperature: float = 1.0):

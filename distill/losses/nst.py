@@ -48,6 +48,7 @@ class NeuronSelectivityTransfer(DistillLoss):
     a picture at the end of a ResNet-50. A map of one place says nothing of places, so take earlier layers for small pictures.
     """
 
+    needs_all_logits = False
     zero_at_identity = True
 
     def __init__(self, layers: list[str] = ["layer4"]):  # noqa: B006  never changed

@@ -53,6 +53,8 @@ class OFD(DistillLoss):
     In a residual network the batch norm comes before the shortcut is added, so the margin is an approximation, as it is for the authors.
     """
 
+    needs_all_logits = False
+
     def __init__(self, layers: list[str] = ["layer1.pre", "layer2.pre", "layer3.pre", "layer4.pre"]):  # noqa: B006  never changed
         """Raises RecipeError for a stage after its last activation."""
         super().__init__(layers=layers)

@@ -26,6 +26,8 @@ class PEFD(DistillLoss):
     the authors' code divides by their length, have a cosine of 0 here.
     """
 
+    needs_all_logits = False
+
     def __init__(self, num_projectors: int = 3):
         """Raises RecipeError unless there is a projector."""
         super().__init__(layers=["pooled"])

@@ -35,6 +35,7 @@ class ProbabilisticTransfer(DistillLoss):
     """
 
     batch_coupled = True
+    needs_all_logits = False
     zero_at_identity = True
 
     def __init__(self, layers: list[str] = ["pooled"]):  # noqa: B006  never changed

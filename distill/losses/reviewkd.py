@@ -45,6 +45,8 @@ class ReviewKD(DistillLoss):
     1x1 maps: their batch norms then take the running ones.
     """
 
+    needs_all_logits = False
+
     def __init__(
         self,
         layers: list[str] = ["layer1.pre", "layer2.pre", "layer3.pre", "layer4.pre", "pooled"],  # noqa: B006  never changed

@@ -51,6 +51,7 @@ class RelationalKD(DistillLoss):
     """
 
     batch_coupled = True
+    needs_all_logits = False
     zero_at_identity = True
 
     def __init__(self, layers: list[str] = ["pooled"], distances: float = 25.0, angles: float = 50.0):  # noqa: B006  never changed

@@ -38,6 +38,7 @@ class RLD(DistillLoss):
     The second term of a sample is 0 where the teacher ranks no class, or one alone, below the label. Not 0 where the networks agree on a wrong class.
     """
 
+    needs_labels = True
     takes_soft_labels = False
 
     def __init__(self, alpha: float = 1.0, beta: float = 8.0, temperature: float = 4.0, confidence_temperature: float = 1.0):

@@ -42,6 +42,7 @@ class ScaleDecoupled(DistillLoss):
     whole's are both wrong and differ. What is not a number stops the run here; their code replaces it by 0.
     """
 
+    needs_all_logits = False  # it looks at the teacher's map through its classifier, not at its logits
     zero_at_identity = True
 
     def __init__(

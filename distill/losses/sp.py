@@ -31,6 +31,7 @@ class SimilarityPreserving(DistillLoss):
     """
 
     batch_coupled = True
+    needs_all_logits = False
     zero_at_identity = True
 
     def __init__(self, layers: list[str] = ["layer4"]):  # noqa: B006  never changed

@@ -42,6 +42,7 @@ class SRD(DistillLoss):
     """
 
     batch_coupled = True
+    needs_all_logits = False
 
     def __init__(self, exponent: float = 4.0):
         """Raises RecipeError unless the exponent is 1 or more."""

@@ -29,6 +29,8 @@ class TeacherFree(DistillLoss):
     """
 
     needs_teacher = False
+    needs_labels = True
+    needs_all_logits = False
 
     def __init__(self, correct_probability: float = 0.99, temperature: float = 20.0):
         """Raises RecipeError unless 0 < correct_probability < 1 and the temperature is above 0."""

@@ -39,6 +39,8 @@ class VID(DistillLoss):
     so they are trained and kept in float32; in mdistiller's VID they stay at their initial values, because no optimizer gets to see them.
     """
 
+    needs_all_logits = False
+
     def __init__(self, layers: list[str] = ["layer1", "layer2", "layer3", "layer4"], initial_variance: float = 5.0):  # noqa: B006  never changed
         """Raises RecipeError unless the variance is above 0."""
         super().__init__(layers=layers)

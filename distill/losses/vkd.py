@@ -40,6 +40,8 @@ class VkD(DistillLoss):
     numbers: every value of its parameter gives an orthonormal W, weight decay only pulls it towards a plain embedding of the student's axes.
     """
 
+    needs_all_logits = False
+
     def __init__(self) -> None:
         super().__init__(layers=["pooled"])
 

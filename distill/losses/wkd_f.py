@@ -48,6 +48,8 @@ class WKDFeature(DistillLoss):
     bottleneck with a 3x3 convolution and a grid of 4, and on CIFAR-100 let the weight decay by a cosine from epoch 150 of 240.
     """
 
+    needs_all_logits = False
+
     def __init__(self, layers: list[str] = ["layer4"], mean_weight: float = 2.0, grid: int = 1):  # noqa: B006  never changed
         """Raises RecipeError unless mean_weight is 0 or more and grid 1 or more."""
         super().__init__(layers=layers)

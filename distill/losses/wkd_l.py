@@ -58,6 +58,7 @@ class WassersteinLogits(DistillLoss):
     has no mass. Iterations are in logarithms. Two equal answers cost a little too: an entropic plan is blurred.
     """
 
+    needs_labels = True
     takes_soft_labels = False
 
     def __init__(self, gamma: float = 30.0, temperature: float = 2.0, sharpness: float = 1.0, regularisation: float = 0.05, iterations: int = 10):

@@ -37,6 +37,8 @@ class WSLD(DistillLoss):
     label, so that its cross-entropy is 0 in float32, it is 1 unless the student is as sure.
     """
 
+    needs_labels = True
+
     def __init__(self, temperature: float = 4.0):
         """Raises RecipeError unless the temperature is above 0."""
         super().__init__()

@@ -28,6 +28,11 @@ def _console(*, is_main: bool, stderr: bool) -> Console:
     return console if console.is_terminal else Console(**options, width=1000)  # rich assumes 80 in a file, and would break lines there
 
 
+def printable(text: str) -> str:
+    """The text with codes that would command the terminal spelled out: names of files can hold such."""
+    return "".join(letter if letter.isprintable() or letter == "\n" else repr(letter)[1:-1] for letter in text)
+
+
 def duration(seconds: float) -> str:
     """41 s, 3 min 20 s, 2 h 5 min"""
     seconds = round(seconds)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from distill.losses.base import DistillLoss
-from distill.testing import edges, gradients, places, promises, samples, state
+from distill.testing import edges, gradients, needs, places, promises, samples, state
 from distill.testing.faults import Fault, LossContractError, describe_error, fault_of, run_check
 from distill.testing.subject import Subject
 
@@ -29,6 +29,8 @@ CHECKS = (
     samples.check_order,
     samples.check_coupling,
     samples.check_soft_labels,
+    needs.check_labels,
+    needs.check_all_logits,
     gradients.check_student_gradient,
     gradients.check_own_parameters,
     gradients.check_hidden_parameters,
@@ -75,6 +77,8 @@ def check_loss(loss_class: type[DistillLoss], **arguments: Any) -> None:
     order             samples in another order: the same value
     coupling          a batch has the mean value of its halves, unless batch_coupled
     soft labels       one-hot rows count as labels, other shares count, unless takes_soft_labels = False
+    labels            no label changes anything, none of the batch and none of the data, unless needs_labels = True
+    all logits        how the teacher's smallest logits share next to nothing does not matter, unless needs_all_logits = True
     student gradient  a gradient comes to the student, and to each feature that the value depends on
     own parameters    each has a gradient and changes in training
     hidden parameters nothing is trained that parameters() does not name

@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from distill.losses.base import DistillLoss
-from distill.structures import Batch
 from distill.testing.attributes import attributes
 from distill.testing.faults import describe_error, trouble
 from distill.testing.subject import Answer, Subject, answer, with_leaves
-from distill.testing.synthetic import change, convert
+from distill.testing.synthetic import change, convert, convert_batch
 
 _NEEDS_VALUES = ("called on meta tensors", "data-independent", "Meta kernel registered")  # in messages of torch
 
@@ -105,7 +104,7 @@ def data_dependence(subject: Subject, loss: DistillLoss) -> str | None:
 def _call_on_meta(subject: Subject, loss: DistillLoss) -> Tensor:
     """On a device that knows shapes and no values."""
     case = convert(subject.case, lambda tensor: tensor.to("meta"))
-    batch = Batch(*(tensor.to("meta") for tensor in case.batch))
+    batch = convert_batch(case.batch, lambda tensor: tensor.to("meta"))
     return loss.to("meta")(with_leaves(case.student)[0], case.teacher, batch)
 
 

@@ -44,12 +44,15 @@ def check_forward(loss_class: type[DistillLoss], arguments: Mapping[str, Any]) -
 
 
 def check_declarations(subject: Subject) -> Iterator[str]:
-    """What the class says of itself can't be used as it is. Usual fix: True or False for needs_teacher, batch_coupled, takes_soft_labels and
-    zero_at_identity; a whole number of bytes. Without needs_teacher, one may be there all the same."""
+    """What the class says of itself can't be used as it is. Usual fix: True or False for needs_teacher, batch_coupled, needs_labels,
+    needs_all_logits, takes_soft_labels and zero_at_identity; a whole number of bytes. A loss whose arguments are not the defaults may have another
+    needs_all_logits than its class. Without needs_teacher, one may be there all the same."""
     loss = subject.loss()
-    for flag in ("needs_teacher", "batch_coupled", "takes_soft_labels", "zero_at_identity"):
-        if not isinstance(getattr(loss, flag), bool) or getattr(loss, flag) is not getattr(subject.cls, flag):
-            yield f"{flag} is {getattr(subject.cls, flag)!r} in the class and {getattr(loss, flag)!r} in the loss"
+    for flag in ("needs_teacher", "batch_coupled", "needs_labels", "needs_all_logits", "takes_soft_labels", "zero_at_identity"):
+        in_class, in_loss = getattr(subject.cls, flag), getattr(loss, flag)
+        may_differ = flag == "needs_all_logits" and bool(subject.arguments)
+        if not isinstance(in_class, bool) or not isinstance(in_loss, bool) or (in_class is not in_loss and not may_differ):
+            yield f"{flag} is {in_class!r} in the class and {in_loss!r} in the loss"
     size = loss.extra_bytes(256)
     if not isinstance(size, int) or size < 0:
         yield f"extra_bytes(256) is {size!r}"

@@ -186,7 +186,7 @@ def _given(case: Case) -> Iterator[tuple[str, Tensor]]:
     for whose in ("student", "teacher"):
         if getattr(case, whose) is not None:
             yield from ((f"{whose}'s {name}", tensor) for name, tensor in tensors_of(getattr(case, whose)))
-    yield from case.batch._asdict().items()
+    yield from ((name, value) for name, value in case.batch._asdict().items() if isinstance(value, Tensor))
 
 
 def _changed_by_setup(subject: Subject) -> Iterator[str]:

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from distill.losses.base import DistillLoss
-from distill.structures import Batch, Head, Outputs
-from distill.testing.synthetic import BATCH_SIZE, STUDENT, TEACHER, Case, Network, change, convert, make_batch, make_data
+from distill.structures import DataInfo, Head, Outputs
+from distill.testing.synthetic import BATCH_SIZE, STUDENT, TEACHER, Case, Network, change, convert, convert_batch, make_batch, make_data
 
 
 class Answer(NamedTuple):
@@ -36,12 +36,14 @@ class Subject:
         self._template = self.make()
         self.case = self.make_case()
 
-    def make(self, student: Network = STUDENT, teacher: Network = TEACHER, seed: int = 0, **arguments: Any) -> DistillLoss:
+    def make(
+        self, student: Network = STUDENT, teacher: Network = TEACHER, seed: int = 0, data: DataInfo | None = None, **arguments: Any
+    ) -> DistillLoss:
         """A new one, set up as a run sets it up."""
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             loss = self.cls(**{**self.arguments, **arguments})
-            loss.data = make_data()
+            loss.data = data or make_data()
             loss.setup(student.info(loss.layers), teacher.info(loss.layers) if loss.needs_teacher else None)
         return loss.train()
 
@@ -105,7 +107,7 @@ def answer(loss: Callable[..., Tensor], case: Case, parameters: Mapping[str, nn.
 
 def _copy(case: Case) -> Case:
     """So that a loss which writes into what it is given spoils no other check."""
-    return Case(*convert(case, Tensor.clone)[:2], Batch(*map(Tensor.clone, case.batch)))
+    return Case(*convert(case, Tensor.clone)[:2], convert_batch(case.batch, Tensor.clone))
 
 
 @contextmanager

@@ -102,7 +102,7 @@ def take(case: Case, rows: Sequence[int]) -> Case:
     def of(outputs: Outputs | None) -> Outputs | None:
         return outputs and Outputs(outputs.logits[index], {name: feature[index] for name, feature in outputs.features.items()}, outputs.head)
 
-    return Case(of(case.student), of(case.teacher), Batch(*(tensor[index] if len(tensor) else tensor for tensor in case.batch)))
+    return Case(of(case.student), of(case.teacher), convert_batch(case.batch, lambda tensor: tensor[index] if len(tensor) else tensor))
 
 
 Change = Callable[[Tensor], Tensor]
@@ -127,6 +127,11 @@ def convert(case: Case, to: Change) -> Case:
     """The case with every floating-point tensor of the two networks changed, heads included."""
     networks = (outputs and changed_outputs(outputs, logits=to, features=to, head=to) for outputs in case[:2])
     return Case(*networks, case.batch)
+
+
+def convert_batch(batch: Batch, to: Change) -> Batch:
+    """The batch with every tensor changed."""
+    return batch._replace(**{name: to(value) for name, value in batch._asdict().items() if isinstance(value, Tensor)})
 
 
 def _stage(layer: str) -> int:

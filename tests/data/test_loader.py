@@ -8,13 +8,17 @@ import pytest
 import torch
 from PIL import Image
 
-from distill.data.loader import EvaluationLoader, TrainingLoader
+from distill.data import loader as loader_module
+from distill.data.loader import NO_LABEL, EvaluationLoader, TrainingLoader
+from distill.data.mixing import Mixing
 from distill.data.random_rows import ViewTables
 from distill.data.sampler import StepSampler
 from distill.data.sources.base import Part
 from distill.data.sources.imagefolder import ImageFolder
 from distill.data.views import Views, plain_view
 from distill.errors import DataError
+
+pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than this machine has cores
 
 CPU = torch.device("cpu")
 NUM, SIZE = 26, 20
@@ -23,6 +27,9 @@ VIEWS = {
     "padded": Views(SIZE, crop="padded", padding=2, flip=0.5),
     "random_resized": Views(12, crop="random_resized", flip=0.5),
 }
+COLOURS = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1, "erase": 0.5, "fill": (120, 110, 100)}
+MIXED = Views(SIZE, crop="padded", padding=2, flip=0.5, **COLOURS, mixing=Mixing(0.8, 1.0, 0.7))
+ALL_AT_ONCE = Views(12, crop="random_resized", flip=0.5, auto="trivial", **COLOURS, mixing=Mixing(0.8, 1.0, 0.7))
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +59,12 @@ def in_memory(pixels) -> Part:
     return Part(np.array([0] * 13 + [1] * 13), np.arange(NUM), pixels=pixels)
 
 
-def loader(part: Part, views: Views = VIEWS["padded"], *, workers: int = 0, num_views: int = 5, accumulation: int = 1, view_seed: int = 7):
-    sampler = StepSampler(len(part), 8, seed=1, accumulation=accumulation)
-    return TrainingLoader(part, views, sampler, view_seed=view_seed, num_views=num_views, device=CPU, workers=workers)
+def loader(
+    part: Part, views: Views = VIEWS["padded"], *, workers=0, num_views=5, accumulation=1, view_seed=7, batch=8, seed=1, rank=0, world_size=1, **options
+) -> TrainingLoader:
+    sampler = StepSampler(len(part), batch, seed=seed, accumulation=accumulation, rank=rank, world_size=world_size)
+    options = {"view_seed": view_seed, "num_views": num_views, "device": CPU, "workers": workers, "num_classes": 2} | options
+    return TrainingLoader(part, views, sampler, **options)
 
 
 def assert_equal(ours, theirs):
@@ -210,3 +220,122 @@ def test_broken_picture_is_named_without_a_traceback(tmp_path, folder, workers, 
         assert str(broken) in message
         assert "Traceback" not in message
         assert "\n" not in message
+
+
+def by_sample(batches) -> dict[int, tuple[bytes, list[float]]]:
+    """sample id -> its picture and label."""
+    found = {}
+    for batch in batches:
+        for sample_id, image, label in zip(batch.sample_ids.tolist(), batch.images, batch.labels.tolist(), strict=True):
+            assert sample_id not in found
+            found[sample_id] = (image.numpy().tobytes(), label)
+    return found
+
+
+@pytest.mark.parametrize("kind", ["mixed", "all at once"])
+def test_what_a_sample_shows_depends_on_its_view_and_on_nothing_else(in_memory, in_files, kind):
+    """Neither on batches, order, workers, processes, the step that is begun with, nor on where pictures and their partners come from."""
+    views = {"mixed": MIXED, "all at once": ALL_AT_ONCE}[kind]
+    reference = by_sample(loader(in_memory, views, batch=1).epoch(3))
+    assert len(reference) == NUM
+    others = [
+        loader(in_memory, views, batch=3).epoch(3),
+        loader(in_memory, views, batch=7).epoch(3),
+        loader(in_memory, views, batch=8, accumulation=2).epoch(3),
+        loader(in_memory, views, seed=9).epoch(3),
+        loader(in_memory, views).epoch(3, first_step=1),
+        loader(in_files, views).epoch(3),
+        loader(in_files, views, batch=7, workers=3).epoch(3, first_step=1),
+        loader(in_files, views, num_views=4).epoch(7),  # view 3 again
+    ]
+    for batches in others:
+        found = by_sample(batches)
+        assert len(found) >= 14
+        assert found == {sample_id: reference[sample_id] for sample_id in found}
+    shares = [by_sample(loader(part, views, rank=rank, world_size=2).epoch(3)) for part, rank in ((in_memory, 0), (in_files, 1))]
+    assert not shares[0].keys() & shares[1].keys()
+    together = shares[0] | shares[1]
+    assert len(together) == 24
+    assert together == {sample_id: reference[sample_id] for sample_id in together}
+
+
+def test_mixed_epoch_continued_is_the_tail_of_the_epoch_in_memory_and_in_files(in_memory, in_files):
+    for part, workers in ((in_memory, 0), (in_files, 0), (in_files, 3)):
+        loading = loader(part, ALL_AT_ONCE, workers=workers)
+        assert_equal(loading.epoch(4, first_step=2), list(loading.epoch(4))[2:])
+
+
+def test_mixed_pictures_and_labels_by_hand(in_memory, pixels):
+    """Cutmix without any other variation: each pixel is that of the picture or of one partner, and the label says how many of them are whose."""
+    views = Views(SIZE, mixing=Mixing(cutmix=1.0))
+    partner_of = {}
+    for batch in loader(in_memory, views, batch=1).epoch(0):
+        sample_id, image = int(batch.sample_ids), batch.images[0]
+        differs = (image != pixels[sample_id]).any(dim=0)
+        if differs.any():
+            fitting = [other for other in range(NUM) if torch.equal(image[:, differs], pixels[other][:, differs])]
+            assert len(fitting) == 1
+            partner_of[sample_id] = fitting[0]
+            theirs = np.zeros(2)
+            theirs[int(sample_id >= 13)] += 1 - differs.float().mean()
+            theirs[int(fitting[0] >= 13)] += differs.float().mean()
+            assert batch.labels[0].tolist() == pytest.approx(theirs.tolist(), abs=1e-6)
+        assert batch.labels.dtype == torch.float32
+    assert len(partner_of) > 18
+    assert len(set(partner_of.values())) == len(partner_of)  # nobody is two pictures' partner
+
+
+def test_partner_is_seen_in_its_own_view(in_memory, pixels):
+    """Mixup with a share near one half: twice the mixed picture, less the view of the picture, is the view of the partner."""
+    plain, mixed = Views(SIZE, crop="padded", padding=2, flip=0.5), Views(SIZE, crop="padded", padding=2, flip=0.5, mixing=Mixing(mixup=1e9))
+    alone = {i: np.frombuffer(picture, np.uint8).astype(int) for i, (picture, _) in by_sample(loader(in_memory, plain, batch=1).epoch(0)).items()}
+    together = {i: np.frombuffer(picture, np.uint8).astype(int) for i, (picture, _) in by_sample(loader(in_memory, mixed, batch=1).epoch(0)).items()}
+    partner_of = {}
+    for sample_id, picture in together.items():
+        partner = 2 * picture - alone[sample_id]
+        partner_of[sample_id] = next(other for other in alone if np.abs(alone[other] - partner).max() <= 1)
+    assert sorted(partner_of.values()) == list(range(NUM))
+
+
+def test_mixing_one_picture_decodes_its_partner_only_where_it_is_seen(in_files):
+    read = []
+    part = Part(in_files.labels, in_files.sample_ids, read=lambda position: read.append(position) or in_files.picture(position))
+    mixing = Mixing(mixup=1.0, probability=0.3)
+    (batch,) = loader(part, Views(SIZE, mixing=mixing), batch=NUM).epoch(0)
+    num_mixed = int((batch.labels.max(dim=1).values < 1).sum())
+    assert NUM < len(read) < NUM + 15
+    assert len(read) - NUM >= num_mixed  # two of one class have one label
+
+
+@pytest.mark.parametrize("auto", ["trivial", "rand"])
+def test_pictures_that_are_varied_one_by_one_go_through_workers_even_from_memory(in_memory, in_files, auto):
+    views = Views(SIZE, auto=auto, flip=0.5)
+    loading = loader(in_memory, views, workers=3)
+    assert loading._workers is not None
+    assert loading._pixels is None
+    assert_equal(loading.epoch(1), loader(in_files, views).epoch(1))
+    assert loader(in_memory, Views(SIZE, brightness=0.4, erase=0.5))._workers is None
+
+
+@pytest.mark.parametrize("views", [VIEWS["padded"], MIXED])
+@pytest.mark.parametrize("part", ["in_memory", "in_files"])
+def test_labels_that_nobody_may_look_at_are_minus_one(request, part, views):
+    shown = list(loader(request.getfixturevalue(part), views, has_labels=False, num_classes=0).epoch(0))
+    for hidden, known in zip(shown, loader(request.getfixturevalue(part), views).epoch(0), strict=True):
+        assert hidden.labels.tolist() == [NO_LABEL] * 8 == [-1] * 8
+        assert hidden.labels.dtype == torch.int64
+        assert torch.equal(hidden.images, known.images)
+
+
+def test_mixing_without_knowing_the_classes_is_refused(in_memory):
+    with pytest.raises(ValueError, match="how many classes are there"):
+        loader(in_memory, MIXED, num_classes=0)
+
+
+def test_tables_are_made_once_an_epoch(in_memory, monkeypatch):
+    made = []
+    monkeypatch.setattr(loader_module, "ViewTables", lambda *arguments: made.append(arguments) or ViewTables(*arguments))
+    loading = loader(in_memory, MIXED)
+    for epoch in range(3):
+        list(loading.epoch(epoch))
+    assert made == [(7, view, NUM) for view in range(3)]

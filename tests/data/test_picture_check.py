@@ -13,7 +13,12 @@ from PIL import Image
 
 from distill.data.class_folders import survey
 from distill.data.decoding import pick_decoder
-from distill.data.picture_check import HARMS, NOTE, STOPS, Report, check_folder
+from distill.data.packed_check import damaged_pictures
+from distill.data.packed_file import PackedFile, read_packed_file
+from distill.data.packing import pack
+from distill.data.packing_plan import list_pictures, make_plan
+from distill.data.packing_start import begin
+from distill.data.picture_check import _KINDS, HARMS, NOTE, STOPS, Report, check_folder
 from distill.data.sources.imagefolder import ImageFolder
 from distill.errors import DataError
 
@@ -259,3 +264,43 @@ def test_folder_that_is_none_is_refused(tmp_path):
     for name, part in (("nowhere", "no such folder"), ("pictures.zip", "a file, not a folder")):
         with pytest.raises(DataError, match=part):
             survey(tmp_path / name)
+
+
+def test_training_pictures_without_classes_are_noted(root):
+    for path in sorted((root / "train").rglob("*.png")):
+        path.rename(root / "train" / f"{path.parent.name}{path.name}")
+    for name in ("cat", "dog"):
+        (root / "train" / name).rmdir()
+    report = check(root)
+    assert [finding.kind for finding in report.findings] == ["unlabelled"]
+    assert len(report.findings[0].found) == 20
+    assert not report.would_stop
+    assert report.num_pictures == {"train": 20, "val": 20, "test": 20}
+    save(root / "train" / "a.png", Image.open(root / "val" / "dog" / "3.png"))
+    assert found(check(root))["across_parts"] == [["train/a.png", "val/dog/3.png"]]
+
+
+def packed(root: Path, target: Path) -> PackedFile:
+    plan = make_plan(list_pictures(root), 32, square=False, decoder=pick_decoder("pillow"))
+    begin(plan, target)
+    assert pack(plan, target) == {}
+    return read_packed_file(target)
+
+
+def test_packed_file_is_whole_until_one_bit_of_a_picture_is_another(root, tmp_path):
+    there = packed(root, tmp_path / "packed.safetensors")
+    told = []
+    assert damaged_pictures(there, told.append) == []
+    assert sum(told) == 60
+    content = bytearray(there.path.read_bytes())
+    begin_of_25 = there.layout.place("pixels") + int(there.layout.tables["offset"][25])
+    for place in (begin_of_25 - 1, begin_of_25, len(content) - 1):  # the last byte of row 24, the first of row 25, the last of all
+        content[place] ^= 1
+    there.path.write_bytes(content)
+    assert damaged_pictures(read_packed_file(there.path)) == ["row 24 (val, cat)", "row 25 (val, cat)", "row 59 (test, dog)"]
+
+
+def test_page_has_every_finding_with_its_severity():
+    lines = (Path(__file__).parents[2] / "docs" / "data_check.md").read_text(encoding="utf-8").splitlines()
+    told = [tuple(cell.strip() for cell in line.split("|")[1:3]) for line in lines if line.startswith("| ") and "severity" not in line]
+    assert told == [(title, severity) for severity, title, _ in _KINDS.values()]

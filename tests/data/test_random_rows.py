@@ -1,24 +1,12 @@
-"""The random numbers against the published algorithm, written out again in plain integers."""
+"""The random numbers against the published algorithm."""
 
 import numpy as np
 import pytest
+from philox import philox, published_row
 
-from distill.data.random_rows import NUM_COLUMNS, permutation, view_row, view_table
+from distill.data.random_rows import NUM_COLUMNS, Block, ViewTables, draw_of, permutation, view_row, view_table
 
-WORD = 2**64 - 1
-
-
-def philox(key: tuple[int, int], count: int) -> list[int]:
-    """Philox4x64-10 of Salmon et al., 2011, "Parallel random numbers: as easy as 1, 2, 3", for the counter (count, 0, 0, 0)."""
-    words, keys = [count, 0, 0, 0], list(key)
-    for _ in range(10):
-        first, second = words[0] * 0xD2E7470EE14C6C93, words[2] * 0xCA5A826395121157
-        words = [(second >> 64) ^ words[1] ^ keys[0], second & WORD, (first >> 64) ^ words[3] ^ keys[1], first & WORD]
-        keys = [(keys[0] + 0x9E3779B97F4A7C15) & WORD, (keys[1] + 0xBB67AE8584CAA73B) & WORD]
-    return words
-
-
-def test_philox_of_this_file_gives_the_known_answer_of_random123():
+def test_philox_of_these_tests_gives_the_known_answer_of_random123():
     # kat_vectors of the Random123 library: philox4x64 10, counter 0, key 0
     assert philox((0, 0), 0) == [0x16554D9ECA36314C, 0xDB20FE9D672D0FDC, 0xD7E772CEE186176B, 0x7E68B68AEC7BA23B]
 
@@ -29,9 +17,45 @@ def test_view_table_begins_with_the_golden_numbers():
 
 @pytest.mark.parametrize("seed, view, sample_id", [(7, 3, 0), (0, 0, 1), (123456789, 250, 4)])
 def test_a_row_holds_the_published_stream_from_the_samples_own_counter(seed, view, sample_id):
-    first = 1 + sample_id * NUM_COLUMNS // 4  # NumPy counts up before it draws
-    raw = [word for count in range(first, first + NUM_COLUMNS // 4) for word in philox((seed, view), count)]
-    assert view_table(seed, view, 5)[sample_id].tolist() == [(word >> 11) / 2**53 for word in raw]
+    assert view_table(seed, view, 5)[sample_id].tolist() == published_row(seed, view, sample_id)
+
+
+@pytest.mark.parametrize("block", Block)
+def test_each_block_has_a_stream_of_its_own(block):
+    """Block b of view v is the stream v + b * 2**48: geometry keeps the numbers that it has always had."""
+    assert view_table(7, 3, 5, block)[4].tolist() == published_row(7, 3 + block * 2**48, 4)
+
+
+def test_blocks_are_numbered_for_ever():
+    assert {block.name: block.value for block in Block} == {"GEOMETRY": 0, "COLOUR": 1, "AUTO_AUGMENT": 2, "ERASING": 3, "MIXING": 4}
+
+
+def test_no_two_blocks_or_views_draw_the_same():
+    rows = [view_row(7, view, 5, block) for view in range(3) for block in Block]
+    assert len(np.unique(np.concatenate(rows))) == 3 * len(Block) * NUM_COLUMNS
+
+
+@pytest.mark.parametrize("block", Block)
+def test_what_samples_draw_is_the_same_with_and_without_tables(block):
+    ids = np.array([17, 0, 49, 17])
+    drawn = ViewTables(7, 3, 50).of(ids)(block)
+    assert drawn.shape == (4, NUM_COLUMNS)
+    assert np.array_equal(drawn, view_table(7, 3, 50, block)[ids])
+    assert np.array_equal(drawn, np.concatenate([draw_of(7, 3, int(sample_id))(block) for sample_id in ids]))
+
+
+def test_table_is_made_once_and_only_when_asked_for(monkeypatch):
+    from distill.data import random_rows
+
+    made = []
+    monkeypatch.setattr(random_rows, "view_table", lambda seed, view, num, block: made.append(block) or view_table(seed, view, num, block))
+    tables = ViewTables(7, 3, 50)
+    draws = [tables.of(np.array([sample_id])) for sample_id in range(5)]
+    assert made == []
+    for draw in draws:
+        draw(Block.GEOMETRY)
+        draw(Block.MIXING)
+    assert made == [Block.GEOMETRY, Block.MIXING]
 
 
 @pytest.mark.parametrize("view", [0, 3])

@@ -4,9 +4,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from philox import published_row
 
-from distill.data.random_rows import NUM_COLUMNS, Draw, view_table
+from distill.data import auto_augment, colour, erasing
+from distill.data.auto_augment import MAX_OPERATIONS
+from distill.data.random_rows import NUM_COLUMNS, Block, Draw, ViewTables, view_table
 from distill.data.resizing import _resize_weights, random_boxes
+from distill.data.sources.sample import Sample
 from distill.data.views import _AREA, _FLIP, _LEFT, _RATIO, _TOP, Views, plain_view, resize_boxes
 
 KINDS = {
@@ -244,3 +248,97 @@ def test_plain_view_resizes_the_central_square():
     image = pictures(1, 20, 31)
     theirs = F.interpolate(image[..., 5:25].double(), (8, 8), mode="bilinear", antialias=True)
     assert (plain_view(image, 8).double() - theirs).abs().max() <= 1
+
+
+def test_sample_has_the_views_that_it_has_always_had():
+    """Padded crop and flip of the embedded pictures, from the published numbers alone: two for the place, the fifth for the mirror."""
+    train, views = Sample().train, Views(28, crop="padded", padding=2, flip=0.5)
+    positions = np.array([0, 1, 500, 2024, len(train) - 1])
+    ids = train.sample_ids[positions]
+    shown = views.apply(train.pixels[positions], ViewTables(5, 9, int(train.sample_ids.max()) + 1).of(ids))
+    directions = set()
+    for picture, sample_id, view in zip(train.pixels[positions], ids, shown, strict=True):
+        top, left, _, _, flip = published_row(5, 9, int(sample_id))[:5]
+        padded = np.pad(picture.numpy(), ((0, 0), (2, 2), (2, 2)))
+        cut = padded[:, int(top * 5) :, int(left * 5) :][:, :28, :28]
+        assert np.array_equal(view.numpy(), cut[:, :, ::-1] if flip < 0.5 else cut)
+        directions.add(flip < 0.5)
+    assert directions == {True, False}
+
+
+EVERYTHING = {
+    "crop": "padded",
+    "padding": 2,
+    "flip": 0.5,
+    "auto": "trivial",
+    "brightness": 0.4,
+    "contrast": 0.4,
+    "saturation": 0.4,
+    "hue": 0.1,
+    "erase": 0.5,
+    "fill": (120, 110, 100),
+}
+
+
+def apply_to_many(images: torch.Tensor, **options) -> torch.Tensor:
+    return Views(16, **options).apply(images, ViewTables(3, 1, len(images)).of(np.arange(len(images))))
+
+
+@pytest.mark.parametrize("auto", ["none", "trivial", "rand"])
+@pytest.mark.parametrize("crop", ["padded", "random_resized"])
+@pytest.mark.parametrize("height, width", [(16, 16), (21, 30)])
+def test_all_operations_together_give_the_same_bytes_in_any_batching(auto, crop, height, width):
+    views, images, tables = Views(16, **EVERYTHING | {"auto": auto, "crop": crop}), pictures(24, height, width), ViewTables(3, 1, 24)
+    together = views.apply(images, tables.of(np.arange(24)))
+    for size in (1, 3, 7, 8):
+        chunks = [np.arange(start, min(24, start + size)) for start in range(0, 24, size)]
+        assert torch.equal(torch.cat([views.apply(images[chunk], tables.of(chunk)) for chunk in chunks]), together)
+    order = np.random.default_rng(0).permutation(24)
+    assert torch.equal(views.apply(images[order], tables.of(order)), together[order])
+    assert len({view.numpy().tobytes() for view in together}) == 24
+
+
+def test_operations_are_done_one_after_the_other_with_their_own_blocks():
+    images, tables = pictures(30, 16, 16), ViewTables(3, 1, 30)
+    expected = Views(16, crop="padded", padding=2, flip=0.5).apply(images, tables.of(np.arange(30)))
+    fill = EVERYTHING["fill"]
+    expected = torch.stack([auto_augment.trivial_augment(i, row, fill) for i, row in zip(expected, tables.table(Block.AUTO_AUGMENT), strict=True)])
+    expected = colour.jitter(expected, tables.table(Block.COLOUR), brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1)
+    expected = erasing.erase(expected, tables.table(Block.ERASING), fill, probability=0.5, scale=(0.02, 0.3333))
+    assert torch.equal(apply_to_many(images, **EVERYTHING), expected)
+
+
+@pytest.mark.parametrize("options, block", [({"brightness": 0.4}, Block.COLOUR), ({"erase": 1.0}, Block.ERASING), ({"auto": "rand"}, Block.AUTO_AUGMENT)])
+def test_an_operation_asks_for_its_own_block_only(options, block):
+    asked = []
+
+    def draw(wanted: Block) -> np.ndarray:
+        asked.append(wanted)
+        return view_table(0, 0, 4, wanted)
+
+    Views(16, **options).apply(pictures(4, 16, 16), draw)
+    assert asked == [Block.GEOMETRY, block]
+
+
+def test_turning_an_operation_on_leaves_the_decisions_of_the_others_as_they_were():
+    images = pictures(200, 16, 16)
+    erased = [(apply_to_many(images, erase=0.5, fill=(7, 7, 7), **more) == 7).all(dim=1) for more in ({}, {"brightness": 0.1}, {"auto": "trivial"})]
+    boxes = [gone & (images != 7).any(dim=1) for gone in erased]  # [N, S, S] where the box is
+    assert (boxes[0].flatten(1).any(dim=1).float().mean() - 0.5).abs() < 0.2
+    assert torch.equal(boxes[0], boxes[1])
+    is_erased = boxes[0].flatten(1).any(dim=1)
+    assert (erased[2][is_erased] | ~boxes[0][is_erased]).all()  # whatever else was done before, the box is there
+
+    marked = torch.zeros(200, 3, 16, 16, dtype=torch.uint8)
+    marked[..., 8, 7] = 200  # shows where a picture is moved and whether it is mirrored
+    moved = apply_to_many(marked, crop="padded", padding=2, flip=0.5)
+    brightened = apply_to_many(marked, crop="padded", padding=2, flip=0.5, brightness=0.4, saturation=0.2)
+    assert torch.equal(moved > 0, brightened > 0)
+    plain, turned = (apply_to_many(images, brightness=0.4, **more) for more in ({}, {"flip": 1.0}))
+    assert torch.equal(plain.flip(-1), turned)  # the factors are the same
+
+
+def test_more_operations_than_numbers_for_them_are_refused():
+    Views(16, num_ops=MAX_OPERATIONS)
+    with pytest.raises(ValueError, match="num_ops=6 is more than 5"):
+        Views(16, num_ops=MAX_OPERATIONS + 1)

@@ -115,7 +115,8 @@ def _opened(place: str | Path, config: str | None) -> Mapping[str, Any]:
         else:
             found = datasets.load_dataset(place, config)
     except Exception as error:  # OSError, ValueError, and those of datasets, pyarrow, fsspec and the hub's client
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        cause = error.__cause__ if type(error).__name__ == "DatasetGenerationError" and error.__cause__ else error  # that one says nothing itself
+        reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
         cure = "" if isinstance(place, Path) else " (without a network: data.root=FOLDER reads a copy, such as its parquet files, from this disk)"
         raise DataError(f"the data set {place} can't be had: {reason}{cure}") from error
     return found if isinstance(found, Mapping) else {"train": found}
@@ -154,7 +155,8 @@ def _columns(dataset: Any, image: str, label: str, where: str) -> Any:
 
 
 def _kind(feature: Any) -> str:
-    return getattr(feature, "dtype", None) or type(feature).__name__
+    """What a column holds: "int64", "Image", "ClassLabel"."""
+    return feature.dtype if type(feature).__name__ == "Value" else type(feature).__name__
 
 
 def _labels(columns: Mapping[str, Any], label: str, where: str) -> tuple[list[str], dict[str, np.ndarray]]:

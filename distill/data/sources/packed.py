@@ -22,7 +22,7 @@ from distill.data.sources.base import DataSource, Part
 from distill.errors import DataError
 
 _USUAL_SIZE = 224
-_SHARE_OF_MEMORY = 0.5  # of what is free: pictures that need less are held there
+_SHARE_OF_MEMORY = 0.5  # pictures that need less of it are held there
 _NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)  # Python knows its name since 3.13
 
 
@@ -33,7 +33,8 @@ class Packed(DataSource):
     """
 
     def __init__(self, root: str | None = None, image_size: int | None = None, val_fraction: float = 0.1):
-        """image_size: by default the size of packed squares, else 224, or what was packed if that is less. Raises DataError if the file can't be used."""
+        """image_size: by default the size of packed squares, else 224, or what was packed if that is less. Raises DataError if the file can't be
+        used."""
         if root is None:
             raise DataError("data.source=packed needs data.root=FILE, a file that distill data prepare FOLDER has written")
         packed = read_packed_file(Path(root).expanduser())
@@ -59,7 +60,7 @@ class Packed(DataSource):
             self.note = "; ".join(filter(None, [self.note, f"{left_out:,} pictures could not be read when they were packed, and are left out"]))
         pixels = _Pixels(self._packed)
         one = _one_size(self._packed)
-        if one is not None and self._packed.layout.num_pixel_bytes <= _SHARE_OF_MEMORY * _free_memory():
+        if one is not None and self._packed.layout.num_pixel_bytes <= _SHARE_OF_MEMORY * _memory():
             pictures = {name: pixels.together(part, *one) for name, part in kept.items()}
             self.train, self.val, self.test = (Part(labels[kept[name]], kept[name], pixels=pictures[name]) for name in PARTS)
         else:
@@ -143,10 +144,20 @@ def _one_size(packed: PackedFile) -> tuple[int, int] | None:
     return (height, width) if np.isin(others, (0, 3 * height * width)).all() else None
 
 
-def _free_memory() -> int:
-    """Bytes that can be had without others losing theirs; 0 where that is not known."""
+def _memory() -> int:
+    """Bytes that this process may take: its share of what is free here, or all of the smallest GPU if that is less; 0 where it is not known."""
+    found = re.search(r"MemAvailable:\s*(\d+) kB", _text("/proc/meminfo"))
+    free = [int(found.group(1)) * 1024 if found else 0]
+    limit, used = (_text(f"/sys/fs/cgroup/memory.{name}").strip() for name in ("max", "current"))
+    if limit.isdigit() and used.isdigit():  # a container's own, whose meminfo is that of the machine
+        free.append(int(limit) - int(used))
+    share = max(0, min(free)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    gpus = [torch.cuda.get_device_properties(number).total_memory for number in range(torch.cuda.device_count())]
+    return min([share, *gpus])
+
+
+def _text(path: str) -> str:
     try:
-        found = re.search(r"MemAvailable:\s*(\d+) kB", Path("/proc/meminfo").read_text(encoding="utf-8"))
+        return Path(path).read_text(encoding="utf-8")
     except OSError:
-        found = None
-    return int(found.group(1)) * 1024 if found else 0
+        return ""
