@@ -29,6 +29,12 @@ examples:
   distill doctor --replay runs/r50_to_r18-seed0               where the loss or gradient of a run was first not finite
   distill doctor                                              versions, devices, features
 """
+_PREPARE_HELP = """\
+examples:
+  distill data prepare ~/pictures                             pictures-256.safetensors: for random crops of up to 256 pixels
+  distill data prepare ~/pictures --size 64 --square          pictures-64-square.safetensors: small ones, held in memory
+  distill train --recipe r50_to_r18 data.source=packed data.root=pictures-256.safetensors data.augment.crop=random_resized
+"""
 _NEW_HELP = """\
 then:
   distill losses check my_loss.py
@@ -145,7 +151,18 @@ def _add_cache(parsers: argparse._SubParsersAction) -> None:
 
 
 def _add_data(parsers: argparse._SubParsersAction) -> None:
-    data = parsers.add_parser("data", help="folders of pictures: what is wrong in one").add_subparsers(required=True, metavar="COMMAND")
+    words = "folders of pictures: what is wrong in one; all of it in one file"
+    data = parsers.add_parser("data", help=words).add_subparsers(required=True, metavar="COMMAND")
+    words = "pack a folder's pictures into one file, each decoded and resized once; goes on where it was"
+    prepare = _add(data, "prepare", commands.prepare_data, words, epilog=_PREPARE_HELP)
+    prepare.add_argument("folder", metavar="FOLDER", help="as data.root of data.source=imagefolder")
+    prepare.add_argument("--size", type=int, default=256, metavar="PIXELS", help="of the short side; none is enlarged (default 256)")
+    prepare.add_argument("--square", action="store_true", help="keep the central square only: the picture that evaluation sees")
+    prepare.add_argument("-o", "--output", metavar="FILE", help="default: FOLDER-SIZE.safetensors, here")
+    prepare.add_argument("--workers", type=int, metavar="N", help="processes that read pictures; 0 for this one alone (default: by the cores)")
+    prepare.add_argument("--decoder", choices=["auto", "pillow", "torchcodec"], default="auto", help="as data.arguments.decoder")
+    words = "pictures that can't be read: keep the file unfinished, to be gone on with, or leave them out"
+    prepare.add_argument("--on-bad-image", choices=["error", "skip"], default="error", help=words)
     check = _add(data, "check", commands.check_data, "go through every picture of a folder: what would stop a run, what harms it")
     check.add_argument("folder", metavar="FOLDER|FILE", help="as data.root of data.source=imagefolder; or a packed file")
     check.add_argument("--workers", type=int, metavar="N", help="processes that read pictures; 0 for this one alone (default: by the cores)")

@@ -133,9 +133,30 @@ def _recipe_and_overrides(options: argparse.Namespace, command: str) -> tuple[st
     return options.recipe, words
 
 
-def check_data(options: argparse.Namespace) -> None:
+def prepare_data(options: argparse.Namespace) -> None:
+    _refuse_negative_workers(options)
+    if options.size < 1:
+        raise RecipeError(f"--size {options.size}: a number of pixels, such as 256")
+    from distill.data_prepare_command import prepare
+
+    prepare(
+        options.folder,
+        size=options.size,
+        square=options.square,
+        output=options.output,
+        workers=options.workers,
+        decoder=options.decoder,
+        on_bad_image=options.on_bad_image,
+    )
+
+
+def _refuse_negative_workers(options: argparse.Namespace) -> None:
     if options.workers is not None and options.workers < 0:
         raise RecipeError(f"--workers {options.workers}: a number of processes, or 0 for none but this one")
+
+
+def check_data(options: argparse.Namespace) -> None:
+    _refuse_negative_workers(options)
     from distill.data_check_command import check
 
     check(options.folder, workers=options.workers, as_json=options.json)

@@ -16,7 +16,7 @@ from distill.data.packed_file import read_packed_file
 from distill.data.picture_check import HARMS, NOTE, STOPS, Finding, Report, check_folder
 from distill.data.processes import usual_workers
 from distill.errors import DataError
-from distill.report.console import make_console
+from distill.report.console import make_console, printable
 from distill.report.count_progress import CountProgress
 
 _NAMES_SHOWN, _DAMAGED_SHOWN = 3, 10
@@ -45,7 +45,7 @@ def _check_packed(path: Path, *, as_json: bool) -> None:
     if missing:
         raise DataError(f"{path} is not whole: {missing:,} of {num:,} pictures are still to be packed; distill data prepare goes on")
     if not as_json:
-        print(_shown(f"{path}: {num:,} pictures, all as they were packed"))
+        print(printable(f"{path}: {num:,} pictures, all as they were packed"))
 
 
 def _check_folder(root: Path, workers: int | None, *, as_json: bool) -> None:
@@ -70,7 +70,7 @@ def _print(report: Report) -> None:
     parts = ", ".join(f"{part} {num:,}" for part, num in report.num_pictures.items()) if len(report.num_pictures) > 1 else ""
     num = sum(report.num_pictures.values())
     console.print(
-        Text(_shown(f"{report.root}: {num:,} pictures of {report.num_classes:,} classes" + (f" ({parts})" if parts else ""))), soft_wrap=True
+        Text(printable(f"{report.root}: {num:,} pictures of {report.num_classes:,} classes" + (f" ({parts})" if parts else ""))), soft_wrap=True
     )
     for finding in report.findings:
         _print_finding(console, finding)
@@ -87,11 +87,7 @@ def _print_finding(console: Console, finding: Finding) -> None:
         console.print(Text("  ").append_text(line))
     for names in finding.found[:_NAMES_SHOWN]:
         text = names if isinstance(names, str) else " = ".join(names[:_NAMES_SHOWN]) + (" = ..." if len(names) > _NAMES_SHOWN else "")
-        console.print(Text(f"    {_shown(text)}", style="dim"), soft_wrap=True)  # a name that is to be copied must not be broken
+        shown = printable(text).replace("\n", "\\n")
+        console.print(Text(f"    {shown}", style="dim"), soft_wrap=True)  # a name that is to be copied must not be broken
     if len(finding.found) > _NAMES_SHOWN:
         console.print(Text(f"    and {len(finding.found) - _NAMES_SHOWN:,} more (--json has all)", style="dim"))
-
-
-def _shown(text: str) -> str:
-    """Names of files can hold codes that command a terminal, and bytes that no text can."""
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)

@@ -10,10 +10,10 @@ from rich.console import Console
 
 from distill.build.notes import size_in_words
 from distill.data.decoding import DecoderName, pick_decoder
-from distill.data.packed_file import LEFT_OUT, read_packed_file
+from distill.data.packed_file import FILLED, LEFT_OUT, read_packed_file
 from distill.data.packing import is_packed_already, only_packer, pack
 from distill.data.packing_plan import Plan, list_pictures, make_plan, settings_for
-from distill.data.packing_start import begin, discard_damaged, missing_bytes
+from distill.data.packing_start import begin, discard_damaged, missing_bytes, partial_path
 from distill.data.processes import usual_workers
 from distill.errors import DataError
 from distill.report.console import make_console, printable
@@ -70,8 +70,7 @@ def _begin(plan: Plan, target: Path, console: Console) -> int:
             num_damaged = discard_damaged(target, progress)
         if num_damaged:
             _say(console, f"{num_damaged:,} of these are not as they were packed, and are packed again: is the disk sound?")
-        num_done -= num_damaged
-    return num - num_done - len(plan.bad)
+    return int((read_packed_file(partial_path(target)).filled != FILLED).sum()) - len(plan.bad)
 
 
 def _name_bad(bad: dict[int, str], num: int, target: Path, console: Console, *, is_error: bool) -> None:

@@ -88,11 +88,12 @@ def test_json_comes_whole_where_a_run_would_stop(distill, root):
     assert err.startswith("error: ")
 
 
-@pytest.mark.parametrize("name", ["\x1b[2J.png", "[red]x.png", ":smile:.png"])
+@pytest.mark.parametrize("name", ["\x1b[2J.png", "[red]x.png", ":smile:.png", "a\nb.png"])
 def test_name_does_not_command_the_terminal(distill, root, name):
     (root / "train" / "dog" / name).write_bytes(b"")
     out = distill("data", "check", "pictures")[1]
-    assert f"    train/dog/{name.replace(chr(27), chr(92) + 'x1b')}\n" in out
+    shown = name.replace("\x1b", r"\x1b").replace("\n", r"\n")
+    assert f"    train/dog/{shown}\n" in out
 
 
 def test_name_that_is_no_text_is_printed_and_is_in_the_json(distill, root):

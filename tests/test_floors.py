@@ -64,6 +64,7 @@ FLOORS = {
     "distill.job": 6,
     "distill.losses_command": 6,
     "distill.data_check_command": 6,
+    "distill.data_prepare_command": 6,
     "distill.new_loss": 6,
     "distill.doctor": 7,
     "distill.caching": 7,

@@ -98,7 +98,7 @@ REFUSED = {
         ["teacher.weights=train", "teacher.recipe=r50_alone"],
         ["teacher.weights", "trained on labels", "name the weights"],
     ),
-    "no teacher": (["teacher=null", "losses.kd=null", "losses.ce={weight: 1}"], ["losses.ce", "looks at labels"]),
+    "no teacher": (["teacher=null", "losses.kd=null", "losses.ce={weight: 1}"], ["losses.ce", "looks at labels", "learns from a teacher alone, and the recipe has none"]),
 }
 
 

@@ -59,10 +59,13 @@ def test_built_ins_are_listed_without_being_imported():
         print(catalogue.get("losses", "kd").__name__, "distill.losses.kd" in sys.modules, "distill.losses.at" in sys.modules)
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT, capture_output=True, text=True, check=True)
-    files = [path.stem for path in (ROOT / "distill" / "losses").glob("[a-z]*.py") if path.stem != "base"]
-    assert len(files) >= 38
+    losses, sources = (
+        sorted(path.stem for path in (ROOT / "distill" / folder).glob("[a-z]*.py") if path.stem != "base") for folder in ("losses", "data/sources")
+    )
+    assert len(losses) >= 38
+    assert {"imagefolder", "sample", "fashion_mnist"} <= set(sources)
     assert done.stdout.splitlines() == [
-        f"{sorted(files)} ['imagefolder', 'sample', 'synthetic']",
+        f"{losses} {sources}",
         "['distill.data.sources.base', 'distill.losses._keyed', 'distill.losses.base']",
         "KD True False",
     ]

@@ -203,10 +203,11 @@ def _too_coarse(recipe: Recipe, source: DataSource, pieces: Pieces, cached: Cach
 
 
 def temperatures(recipe: Recipe, source: DataSource, pieces: Pieces) -> Iterator[tuple[str, float]]:
-    """(label, the highest temperature) of each loss that learns from the teacher."""
+    """(label, the highest temperature) of each loss that learns from the teacher's logits; one that works on features, and does not need all logits,
+    does not look at them."""
     num_steps = plan_run(recipe, source, world_size=1).num_steps
     for label, loss in pieces.distiller.losses.items():
-        if loss.needs_teacher:
+        if loss.needs_teacher and (loss.needs_all_logits or not loss.layers):
             schedule = pieces.distiller.schedules.get((label, "temperature"))
             values = [schedule(step) for step in (0, num_steps // 2, num_steps)] if schedule else [float(getattr(loss, "temperature", 1.0))]
             yield label, max(values)

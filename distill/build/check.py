@@ -54,7 +54,9 @@ def _without_labels(values: Mapping[str, Any], catalogue: Catalogue) -> Iterator
         yield Problem("control", "the student alone learns from labels, and data.labels is none; set control=false")
     if _mapping(values, "train").get("log_gradients_every"):
         yield Problem("train.log_gradients_every", "gradients are compared with that of cross-entropy, which needs labels; set it to 0")
-    if _mapping(values, "teacher").get("weights", "train") == "train":
+    if values.get("teacher") is None:
+        yield Problem("teacher", "without labels the student learns from a teacher alone, and the recipe has none; name one or set data.labels=given")
+    elif _mapping(values, "teacher").get("weights", "train") == "train":
         yield Problem("teacher.weights", "a teacher is trained on labels, and data.labels is none; name the weights of one that is trained")
 
 

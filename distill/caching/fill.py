@@ -9,6 +9,7 @@ import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from distill.caching.opening import Opened, opened
+from distill.errors import DataError
 from distill.report.console import SECONDS_BETWEEN_LINES, duration
 
 
@@ -31,8 +32,12 @@ def build(name: str, overrides: Sequence[str], plugins: Sequence[str]) -> None:
 
 def _lacking(cache: Opened, view: int) -> np.ndarray:
     """This process's share of the positions in the training part whose answer is not there."""
-    part, file = cache.loader.part, cache.cached.folder.view(view)
-    _, _, is_whole = file.read(slice(None))
+    part, folder = cache.loader.part, cache.cached.folder
+    try:
+        _, _, is_whole = folder.view(view).read(slice(None))
+    except OSError as error:
+        what = f"{folder.view_path(view)} can't be made: {error.strerror or error}"
+        raise DataError(f"{what}; free some, or set teacher.cache.folder=FOLDER on another disk") from error
     rows = np.searchsorted(cache.cached.sample_ids, part.sample_ids)
     return np.flatnonzero(~is_whole[rows])[cache.accelerator.process_index :: cache.accelerator.num_processes]
 

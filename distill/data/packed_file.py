@@ -21,7 +21,7 @@ _TYPES = {"I64": "<i8", "I32": "<i4", "U8": "|u1"}
 _GIVEN = ("offset", "file", "label", "height", "width", "part")  # known before the first picture is packed
 _PAGE = 4096  # the header is filled up with spaces to whole pages
 _MAX_HEADER = 100_000_000  # bytes; the limit of safetensors itself
-_MAX_SIDE = 1 << 20  # pixels
+_MAX_SIDE = 1 << 27  # pixels; no decoder gives a picture that has more of them
 
 
 @dataclass(frozen=True)

@@ -220,6 +220,99 @@ def test_one_class_is_refused_by_the_check(tmp_path):
         ImageFolder(str(tmp_path)).check()
 
 
+# training pictures without labels
+
+
+def fill_loose(root: Path, num: int, colour: int = 200) -> None:
+    """Pictures directly in train/, all of one class as far as anybody knows."""
+    (root / "train").mkdir(parents=True, exist_ok=True)
+    for index in range(num):
+        Image.new("RGB", (4, 3), (colour, colour, index)).save(root / "train" / f"{index:02}.png")
+
+
+def test_loose_training_pictures_have_no_labels_and_the_others_keep_theirs(tmp_path):
+    fill_loose(tmp_path, 5)
+    fill(tmp_path, "val", {"cat": 2, "dog": 1}, colour=1)
+    fill(tmp_path, "test", {"cat": 1, "dog": 2}, colour=2)
+    source = ImageFolder(str(tmp_path))
+    assert source.has_labels is False
+    assert source.class_names == ["cat", "dog"]
+    assert source.train.labels.tolist() == [-1] * 5
+    assert contents(source) == {
+        "train": [(200, 200, index) for index in range(5)],
+        "val": [(0, 1, 0), (0, 1, 1), (1, 1, 0)],
+        "test": [(0, 2, 0), (1, 2, 0), (1, 2, 1)],
+    }
+    assert (source.val.labels.tolist(), source.test.labels.tolist()) == ([0, 0, 1], [0, 1, 1])
+    assert np.concatenate([source.train.sample_ids, source.val.sample_ids, source.test.sample_ids]).tolist() == list(range(11))
+    assert source.note == "train has no labels"
+    source.check()
+
+
+@pytest.mark.parametrize("other", ["val", "test"])
+def test_without_labels_one_labelled_folder_gives_val_and_test(tmp_path, other):
+    fill_loose(tmp_path, 3)
+    fill(tmp_path, other, {"cat": 10, "dog": 5}, colour=1)
+    source, again = (ImageFolder(str(tmp_path), val_fraction=0.2) for _ in range(2))
+    assert np.bincount(source.val.labels).tolist() == [2, 1]
+    assert np.bincount(source.test.labels).tolist() == [8, 4]
+    shown = contents(source)
+    assert shown == contents(again)
+    assert sorted(shown["val"] + shown["test"]) == [(0, 1, index) for index in range(10)] + [(1, 1, index) for index in range(5)]
+    assert shown["train"] == [(200, 200, index) for index in range(3)]
+    assert source.note == f"train has no labels; val is 20% of {other}/, set aside, and test the rest of it"
+
+
+def test_folder_with_labels_says_so(tmp_path):
+    fill(tmp_path, "", {"cat": 5, "dog": 5})
+    assert ImageFolder(str(tmp_path)).has_labels is True
+
+
+def test_loose_pictures_beside_class_folders_are_passed_over(tmp_path):
+    fill_loose(tmp_path, 2)
+    fill(tmp_path, "train", {"cat": 5, "dog": 5})
+    fill(tmp_path, "test", {"cat": 1, "dog": 1})
+    source = ImageFolder(str(tmp_path))
+    assert source.has_labels is True
+    assert len(source.train) + len(source.val) == 10
+
+
+def test_loose_training_pictures_alone_are_refused_with_both_ways_out(tmp_path):
+    fill_loose(tmp_path, 5)
+    with pytest.raises(
+        DataError, match=r"train has no folders in it; put each class's pictures .* or, to train without labels, make .*val with such"
+    ):
+        ImageFolder(str(tmp_path))
+
+
+def test_without_labels_val_and_test_must_have_the_same_classes(tmp_path):
+    fill_loose(tmp_path, 5)
+    fill(tmp_path, "val", {"cat": 2, "dog": 2})
+    fill(tmp_path, "test", {"cat": 2, "eel": 2})
+    with pytest.raises(DataError, match=r"test has other classes than .*val; missing there: dog; only there: eel"):
+        ImageFolder(str(tmp_path))
+
+
+def test_without_labels_a_class_too_small_to_be_cut_is_named(tmp_path):
+    fill_loose(tmp_path, 5)
+    fill(tmp_path, "val", {"cat": 9, "dog": 1})
+    with pytest.raises(DataError, match="class 'dog' has 1 picture"):
+        ImageFolder(str(tmp_path))
+
+
+def test_labels_that_come_or_go_change_the_fingerprint(tmp_path):
+    fill_loose(tmp_path, 2)
+    fill(tmp_path, "val", {"cat": 9, "dog": 9})
+    before = ImageFolder(str(tmp_path)).fingerprint()
+    Image.new("RGB", (4, 3)).save(tmp_path / "train" / "02.png")
+    more = ImageFolder(str(tmp_path)).fingerprint()
+    fill(tmp_path, "train", {"cat": 3, "dog": 3})
+    assert len({before, more, ImageFolder(str(tmp_path)).fingerprint()}) == 3
+
+
+# what is refused
+
+
 def test_other_classes_in_val_are_listed(tmp_path):
     fill(tmp_path, "train", {"cat": 3, "dog": 3})
     fill(tmp_path, "val", {"cat": 1, "eel": 1, "fox": 1})

@@ -173,6 +173,6 @@ def test_missing_folder_is_named(tmp_path):
 def test_module_stands_beside_the_folder_of_the_samples_files():
     # A folder without __init__.py is a package too, but a module of the name comes first.
     assert FOLDER.is_dir()
-    assert FOLDER == Path(module.__file__).parent / "fashion_mnist"
+    assert Path(module.__file__).with_suffix("") == FOLDER
     assert Catalogue().get("sources", "fashion_mnist") is FashionMNIST
     assert len(Sample().test) == 2000

@@ -16,6 +16,7 @@ import scipy.io
 import torchvision.datasets
 from local_server import NOBODY, serving
 from PIL import Image
+from runs import SMALL
 
 from distill.data.sources import torchvision as module
 from distill.data.sources.torchvision import Torchvision
@@ -348,6 +349,7 @@ def test_recipe_without_a_name_is_told_so_at_once(distill):
 
 def test_run_trains_on_a_set(distill, tmp_path):
     mnist(tmp_path / "MNIST" / "raw")
-    arguments = ["data.source=torchvision", f"data.root={tmp_path}", "data.arguments.name=MNIST", "data.image_size=32", "data.val_fraction=0.2"]
-    code, _, error = distill("train", "--recipe", "smoke", *arguments, "data.global_batch_size=4", "student.model=resnet18")
+    source = ["data.source=torchvision", f"data.root={tmp_path}", "data.arguments={name: MNIST}", "data.image_size=32", "data.val_fraction=0.2"]
+    small = [argument for argument in SMALL if not argument.startswith("data.arguments")]
+    code, _, error = distill("train", *small, *source, "train.epochs=1", "train.max_steps=2")
     assert code == 0, error

@@ -39,8 +39,10 @@ class Sample(DataSource):
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """The uint8 array in a gzipped IDX file (the format is described at the end of yann.lecun.com/exdb/mnist)."""
-    data = gzip.decompress(path.read_bytes())
+    """The uint8 array in an IDX file, gzipped or not (the format is described at the end of yann.lecun.com/exdb/mnist)."""
+    data = path.read_bytes()
+    if path.suffix == ".gz":
+        data = gzip.decompress(data)
     num_axes = data[3]
     shape = np.frombuffer(data, dtype=">u4", count=num_axes, offset=4)
     return np.frombuffer(data, dtype=np.uint8, offset=4 + 4 * num_axes).reshape(shape)
