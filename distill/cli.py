@@ -153,7 +153,7 @@ def _add_cache(parsers: argparse._SubParsersAction) -> None:
 def _add_data(parsers: argparse._SubParsersAction) -> None:
     words = "folders of pictures: what is wrong in one; all of it in one file"
     data = parsers.add_parser("data", help=words).add_subparsers(required=True, metavar="COMMAND")
-    words = "pack a folder's pictures into one file, each decoded and resized once; goes on where it was"
+    words = "pack a folder's pictures, resized once, into one file; goes on where it was"
     prepare = _add(data, "prepare", commands.prepare_data, words, epilog=_PREPARE_HELP)
     prepare.add_argument("folder", metavar="FOLDER", help="as data.root of data.source=imagefolder")
     prepare.add_argument("--size", type=int, default=256, metavar="PIXELS", help="of the short side; none is enlarged (default 256)")

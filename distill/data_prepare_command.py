@@ -1,4 +1,4 @@
-"""`distill data prepare FOLDER`: packs a folder's pictures into one file; says before it starts what that takes, and names pictures that can't be read."""
+"""`distill data prepare FOLDER`: packs a folder's pictures into one file. Says first what that takes, and at the end which pictures can't be read."""
 
 from __future__ import annotations
 
@@ -61,7 +61,9 @@ def _begin(plan: Plan, target: Path, console: Console) -> int:
     free = shutil.disk_usage(target.parent).free
     room = f"{size_in_words(needed)} in {target}; the disk has {size_in_words(free)} free"
     if lacking:
-        raise DataError(f"{num:,} pictures would take {room}: {size_in_words(lacking)} too little; make room, take a smaller --size, or another -o FILE")
+        raise DataError(
+            f"{num:,} pictures would take {room}: {size_in_words(lacking)} too little; make room, take a smaller --size, or another -o FILE"
+        )
     _say(console, f"{num:,} pictures of {len(plan.layout.class_names):,} classes will take {room}")
     num_done = begin(plan, target)
     if num_done:

@@ -102,6 +102,43 @@ RECIPES = {
         ["--recipe", "smoke", *FAST, "student.model=torchvision/alexnet", "data.image_size=16"],
         ["16 px", "too small"],
     ),
+    "pictures too small for the teacher": (
+        ["--recipe", "smoke", "control=false", "teacher.model=torchvision/alexnet", "teacher.image_size=16"],
+        ["16 px", "too small"],
+    ),
+    "a teacher's size that is no size": (["--recipe", "smoke", "teacher.image_size=4"], ["teacher.image_size", "8 or more", "4"]),
+    "a teacher's size in parts of pixels": (["--recipe", "smoke", "teacher.image_size=48.5"], ["teacher.image_size", "whole number", "48.5"]),
+    "a size of the student's own": (["--recipe", "smoke", "student.image_size=48"], ["student.image_size", "unknown key"]),
+    "labels of an unknown kind": (["--recipe", "smoke", "data.labels=some"], ["data.labels", "'given' or 'none'", "'some'"]),
+    "an unknown way with bad pictures": (["--recipe", "smoke", "data.on_bad_image=ignore"], ["data.on_bad_image", "'error' or 'skip'", "'ignore'"]),
+    "an unknown augmentation": (["--recipe", "smoke", "data.augment.mixupp=1"], ["data.augment.mixupp", "did you mean 'mixup'"]),
+    "an unknown automatic augmentation": (
+        ["--recipe", "smoke", "data.augment.auto=randaugment"],
+        ["data.augment.auto", "'none', 'trivial' or 'rand'", "'randaugment'"],
+    ),
+    "no operations": (["--recipe", "smoke", "data.augment.num_ops=0"], ["data.augment.num_ops", "1 or more", "0"]),
+    "too many operations": (["--recipe", "smoke", "data.augment.num_ops=6"], ["data.augment.num_ops", "5 or less", "6"]),
+    "a magnitude out of range": (["--recipe", "smoke", "data.augment.magnitude=31"], ["data.augment.magnitude", "30 or less", "31"]),
+    "a magnitude between two": (["--recipe", "smoke", "data.augment.magnitude=9.5"], ["data.augment.magnitude", "whole number", "9.5"]),
+    "a jitter of more than all": (["--recipe", "smoke", "data.augment.brightness=1.5"], ["data.augment.brightness", "1 or less", "1.5"]),
+    "a negative jitter": (["--recipe", "smoke", "data.augment.contrast=-0.1"], ["data.augment.contrast", "0 or more", "-0.1"]),
+    "a jitter that is nan": (["--recipe", "smoke", "data.augment.saturation=.nan"], ["data.augment.saturation", "nan"]),
+    "a turn of more than half the circle": (["--recipe", "smoke", "data.augment.hue=0.6"], ["data.augment.hue", "0.5 or less", "0.6"]),
+    "a probability above one": (["--recipe", "smoke", "data.augment.erase=2"], ["data.augment.erase", "1 or less", "2"]),
+    "a probability that is true": (["--recipe", "smoke", "data.augment.erase=true"], ["data.augment.erase", "not true or false"]),
+    "an area range the wrong way round": (
+        ["--recipe", "smoke", "data.augment.erase_scale=[0.5, 0.1]"],
+        ["data.augment.erase_scale", "increasing order"],
+    ),
+    "an area range of one number": (["--recipe", "smoke", "data.augment.erase_scale=0.3"], ["data.augment.erase_scale", "list of 2 numbers"]),
+    "an area range from zero": (["--recipe", "smoke", "data.augment.erase_scale=[0, 0.1]"], ["data.augment.erase_scale", "more than 0"]),
+    "a negative alpha": (["--recipe", "smoke", "data.augment.mixup=-1"], ["data.augment.mixup", "0 or more", "-1"]),
+    "an infinite alpha": (["--recipe", "smoke", "data.augment.cutmix=.inf"], ["data.augment.cutmix", "inf"]),
+    "a share of mixed pictures above one": (["--recipe", "smoke", "data.augment.mix=1.5"], ["data.augment.mix", "1 or less", "1.5"]),
+    "mixed pictures for a loss that wants one class": (
+        ["--recipe", "smoke", *FAST, "data.augment.mixup=0.2", "losses.dkd={weight: 1}"],
+        ["losses.dkd", "mixup"],
+    ),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -11,7 +12,15 @@ from distill.data.sources.base import Part
 from distill.data.sources.synthetic import Synthetic
 from distill.engine.trainer import Trainer
 
-JOB = ["--recipe", "r50_to_r18", "teacher.model=timm/test_resnet", "student.model=timm/test_resnet", "data.source=synthetic", "data.workers=0"]
+JOB = [
+    "--recipe",
+    "r50_to_r18",
+    "teacher.recipe=r18_alone",
+    "teacher.model=timm/test_resnet",
+    "student.model=timm/test_resnet",
+    "data.source=synthetic",
+    "data.workers=0",
+]
 JOB += ["data.arguments={num_train: 64, num_val: 24, num_test: 24, noise: 0.1}", "data.global_batch_size=16", "train.precision=fp32"]
 JOB += ["train.epochs=2", "train.warmup_epochs=0", "train.max_steps=5", "train.lr=0.02", "teacher.check=false"]
 JOB += ["teacher.overrides={data: {global_batch_size: 16}, train: {epochs: 3, warmup_epochs: 0, lr: 0.02}}"]
@@ -33,6 +42,7 @@ class Looked:
 def looked(monkeypatch) -> Looked:
     found, make, picture, train = Looked(), Synthetic.__init__, Part.picture, Trainer.train
 
+    @functools.wraps(make)
     def made(self, *arguments, **options) -> None:
         """Pictures that have to be asked for one by one, as those in files."""
         make(self, *arguments, **options)

@@ -30,6 +30,4 @@ def damaged_rows(packed: PackedFile, progress: Callable[[int], None] = lambda nu
 def damaged_pictures(packed: PackedFile, progress: Callable[[int], None] = lambda num: None) -> list[str]:
     """One line for each picture whose pixels are not as they were packed: its row, part and class. progress: told how many more rows are done."""
     labels, parts, names = packed.layout.tables["label"], packed.layout.tables["part"], packed.layout.class_names
-    return [
-        f"row {row} ({PARTS[parts[row]]}, {names[labels[row]] if labels[row] >= 0 else 'no class'})" for row in damaged_rows(packed, progress)
-    ]
+    return [f"row {row} ({PARTS[parts[row]]}, {names[labels[row]] if labels[row] >= 0 else 'no class'})" for row in damaged_rows(packed, progress)]

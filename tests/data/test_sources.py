@@ -1,6 +1,8 @@
 """What every source promises, the embedded sample, the made-up pictures, and the cut into parts."""
 
 import gzip
+import inspect
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from distill.data.sources.base import DataSource, Part, stratified_cut, to_rgb
 from distill.data.sources.sample import Sample, read_idx
 from distill.data.sources.synthetic import Synthetic
 from distill.errors import DataError
+from distill.resolve import Catalogue
 
 
 @pytest.fixture(scope="module")
@@ -212,6 +215,17 @@ def test_subset_of_a_subset_keeps_ids_and_pictures():
         assert chosen.sample_ids.tolist() == [57, 59]
         assert chosen.labels.tolist() == [1, 0]
         assert [int(chosen.picture(position)[0, 0, 0]) for position in range(2)] == [7, 9]
+
+
+@pytest.mark.parametrize("name", Catalogue().names("sources"))
+def test_every_source_has_a_section_in_the_docs(name):
+    text = (Path(__file__).resolve().parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    assert f"\n## {name}\n" in text
+    assert f"[`{name}`](#{name})" in text
+    arguments = list(inspect.signature(Catalogue().get("sources", name)).parameters)[3:]
+    section = text.partition(f"\n## {name}\n")[2].partition("\n## ")[0]
+    missing = [argument for argument in arguments if f"`{argument}`" not in section and f"data.arguments.{argument}" not in section]
+    assert set(missing) <= {"decoder", "download"}  # which are described once for all sources
 
 
 def test_part_has_pixels_or_a_way_to_read_them():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
+import socket
 import tarfile
 import threading
 from pathlib import Path
@@ -187,6 +188,21 @@ def test_two_at_once_download_once(cifar10, monkeypatch):
     assert len(found) == 2
     assert len(set(found)) == 1
     assert len(server.asked) == 2  # for one download: torchvision first asks where it is redirected to
+
+
+def test_server_that_does_not_answer_is_given_up(cifar10, monkeypatch):
+    seen = []
+    monkeypatch.setattr(torchvision.datasets.utils, "_get_redirect_url", lambda url, max_hops: url)
+
+    def receive(url: str, path: str) -> None:
+        seen.append(socket.getdefaulttimeout())
+        raise TimeoutError("timed out")
+
+    monkeypatch.setattr(torchvision.datasets.utils, "_urlretrieve", receive)
+    with pytest.raises(DataError, match="CIFAR10 can't be downloaded: timed out; or fetch"):
+        CIFAR10()
+    assert seen == [60]
+    assert socket.getdefaulttimeout() is None
 
 
 class Touches:

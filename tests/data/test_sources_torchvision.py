@@ -264,6 +264,20 @@ def test_set_with_several_servers_names_the_first(tmp_path, monkeypatch):
     assert f"fetch {NOBODY}/first/train-images-idx3-ubyte.gz by other means, put it here as {place}, and" in str(caught.value)
 
 
+@pytest.mark.parametrize("name", sorted(set(SETS) - {"StanfordCars"}))
+def test_what_a_server_sends_is_never_unpacked_without_its_sum(name, monkeypatch):
+    def receive(url: str, path: str) -> None:
+        Path(path).write_bytes(b"something else")
+
+    unpacked = []
+    monkeypatch.setattr(torchvision.datasets.utils, "_get_redirect_url", lambda url, max_hops: url)
+    monkeypatch.setattr(torchvision.datasets.utils, "_urlretrieve", receive)
+    monkeypatch.setattr(torchvision.datasets.utils, "extract_archive", lambda *arguments: unpacked.append(arguments))
+    with pytest.raises(DataError, match=f"{name} can't be downloaded: .*(corrupted|no checksum)"):
+        Torchvision(name=name)
+    assert not unpacked
+
+
 def test_set_without_a_server_says_so():
     with pytest.raises(DataError, match="StanfordCars can't be downloaded: The original URL is broken"):
         Torchvision(name="StanfordCars")

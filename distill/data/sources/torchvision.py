@@ -61,6 +61,7 @@ _SETS = {
     "StanfordCars": _Set(_splits("train", "test")),
     "USPS": _Set(_BOTH),
 }
+_WITHOUT_SUM = {"FGVCAircraft"}  # torchvision would unpack whatever the server sends
 # Mean and standard deviation of the training pictures, the numbers in general use.
 _STATISTICS = {
     "CIFAR10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
@@ -141,6 +142,8 @@ def _checked(name: str, options: Mapping[str, str | int]) -> dict[str, str | int
 def _opened(name: str, options: Mapping[str, str | int], folder: Path, download: bool) -> dict[str, Any]:
     """Part -> the class's object. Raises what the class raises."""
     make = getattr(torchvision.datasets, name)
+    if download and name in _WITHOUT_SUM:
+        raise ValueError(f"torchvision knows no checksum of it; fetch {make._URL} yourself, unpack it, and set data.root to the folder above it")
     return {part: make(str(folder), **arguments, **options, download=download) for part, arguments in _SETS[name].parts.items()}
 
 
