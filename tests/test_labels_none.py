@@ -41,7 +41,9 @@ def batches(monkeypatch) -> list:
 
 
 def test_student_learns_from_the_teacher_alone(distill, batches):
-    code, out, err = distill("train", *JOB, "train.epochs=3", "train.max_steps=40", "train.lr=0.05", "train.log_every=10", "data.global_batch_size=16")
+    code, out, err = distill(
+        "train", *JOB, "train.epochs=3", "train.max_steps=40", "train.lr=0.05", "train.log_every=10", "data.global_batch_size=16"
+    )
     assert code == 0, err
     assert len(batches) == 40
     assert all(batch.labels.tolist() == [-1] * 16 for batch in batches)
@@ -98,7 +100,10 @@ REFUSED = {
         ["teacher.weights=train", "teacher.recipe=r50_alone"],
         ["teacher.weights", "trained on labels", "name the weights"],
     ),
-    "no teacher": (["teacher=null", "losses.kd=null", "losses.ce={weight: 1}"], ["losses.ce", "looks at labels", "learns from a teacher alone, and the recipe has none"]),
+    "no teacher": (
+        ["teacher=null", "losses.kd=null", "losses.ce={weight: 1}"],
+        ["losses.ce", "looks at labels", "learns from a teacher alone, and the recipe has none"],
+    ),
 }
 
 

@@ -22,7 +22,7 @@ from distill.build.plan import plan_run
 from distill.data.resizing import plain_view
 from distill.data.sources.base import DataSource
 from distill.engine.answer_formats import LogitFormat, logit_format
-from distill.engine.cache_files import CacheFolder
+from distill.engine.cache_files import FORMAT, CacheFolder
 from distill.engine.costs import seconds_to_read
 from distill.engine.teacher import Teacher
 from distill.engine.teacher_cache import AnswerLayout, CachedTeacher, layout_of
@@ -93,13 +93,12 @@ def _opened(recipe: Recipe, source: DataSource, pieces: Pieces, precision: str, 
     names = formats(recipe, source, pieces, precision)
     for name in names:
         layout = _layout(recipe, source, pieces, precision, name)
-        folder = _folder(recipe, source, pieces, precision, name, layout)
-        _require_space(folder, num_views(recipe), is_required=is_required)
-        folder.open()
-        cached = CachedTeacher(pieces.teacher, folder, layout, np.sort(source.train.sample_ids), say=say)
-        too_coarse = _too_coarse(recipe, source, pieces, cached) if name in ("int8", "topk") else None
+        too_coarse = _too_coarse(recipe, source, pieces, layout) if name in ("int8", "topk") else None
         if too_coarse is None:
-            return cached
+            folder = _folder(recipe, source, pieces, precision, name, layout)
+            _require_space(folder, num_views(recipe), is_required=is_required)
+            folder.open()
+            return CachedTeacher(pieces.teacher, folder, layout, np.sort(source.train.sample_ids), say=say)
         if name == names[-1]:
             raise RecipeError(f"teacher.cache.format={name}: {too_coarse}")
         say(f"teacher cache: not as {name}: {too_coarse}")
@@ -173,7 +172,7 @@ def identity(recipe: Recipe, source: DataSource, pieces: Pieces, precision: str,
 
 def _folder(recipe: Recipe, source: DataSource, pieces: Pieces, precision: str, format_name: str, layout: AnswerLayout) -> CacheFolder:
     decided_by = identity(recipe, source, pieces, precision, format_name)
-    key = hashlib.sha256(json.dumps(decided_by, sort_keys=True).encode()).hexdigest()[:16]
+    key = hashlib.sha256(json.dumps([FORMAT, decided_by], sort_keys=True).encode()).hexdigest()[:16]
     own = cache_folder("answers") / f"{recipe.teacher.model.replace('/', '-')}-{key}"
     path = own if recipe.teacher.cache.folder is None else Path(recipe.teacher.cache.folder).expanduser()
     return CacheFolder(path, decided_by, layout.columns, len(source.train))
@@ -189,28 +188,33 @@ def _require_space(folder: CacheFolder, num_views: int, *, is_required: bool) ->
         raise NotKept(f"{what}: data.views=K needs less, or free some, or set teacher.cache.folder=FOLDER on another disk")
 
 
-def _too_coarse(recipe: Recipe, source: DataSource, pieces: Pieces, cached: CachedTeacher) -> str | None:
+def _too_coarse(recipe: Recipe, source: DataSource, pieces: Pieces, layout: AnswerLayout) -> str | None:
     """Why this format will not do at the temperatures that the losses use, as measured on some training pictures; None if it will."""
     answers = some_answers(source, pieces.teacher)
     for label, temperature in temperatures(recipe, source, pieces):
-        divergence = measured_kl(answers, cached.layout.logits, temperature)
-        if divergence > MOST_KL:
+        divergence = measured_kl(answers, layout.logits, temperature)
+        if not divergence <= MOST_KL:  # also where it is not a number
             return (
                 f"at losses.{label}'s temperature {temperature:g} the kept answers differ from the teacher's by {divergence:.2g} nats (KL, the "
-                f"mean of {len(answers)} pictures), more than {MOST_KL:g}; a lower temperature or another format keeps them"
+                f"mean of {len(answers)} pictures), more than {MOST_KL:g}; another temperature or another format keeps them"
             )
     return None
 
 
 def temperatures(recipe: Recipe, source: DataSource, pieces: Pieces) -> Iterator[tuple[str, float]]:
-    """(label, the highest temperature) of each loss that learns from the teacher's logits; one that works on features, and does not need all logits,
-    does not look at them."""
+    """(label, temperature) for the highest and the lowest of each loss that learns from the teacher's logits: a tail that is spread evenly shows at
+    high ones, rounding at low ones. A loss that works on features, and does not need all logits, does not look at them."""
     num_steps = plan_run(recipe, source, world_size=1).num_steps
     for label, loss in pieces.distiller.losses.items():
         if loss.needs_teacher and (loss.needs_all_logits or not loss.layers):
-            schedule = pieces.distiller.schedules.get((label, "temperature"))
-            values = [schedule(step) for step in (0, num_steps // 2, num_steps)] if schedule else [float(getattr(loss, "temperature", 1.0))]
-            yield label, max(values)
+            values = [float(value) for name, value in vars(loss).items() if _is_temperature(name, value)]
+            if schedule := pieces.distiller.schedules.get((label, "temperature")):
+                values += [schedule(step) for step in (0, num_steps // 2, num_steps)]
+            yield from ((label, temperature) for temperature in sorted({min(values, default=1.0), max(values, default=1.0)}, reverse=True))
+
+
+def _is_temperature(name: str, value: Any) -> bool:
+    return name.endswith("temperature") and not name.startswith("_") and isinstance(value, int | float)
 
 
 def measured_kl(logits: Tensor, kept_as: LogitFormat, temperature: float) -> float:

@@ -103,8 +103,8 @@ class TopK:
         below = values[:, :1] - values  # [n, k] how far below the largest
         step = below[:, -1:] / 255
         codes = (below / torch.where(step > 0, step, 1.0)).round_().clamp_(0, 255)
-        others = logits.float().scatter(1, classes, -torch.inf)
-        tail = others.logsumexp(dim=1, keepdim=True) - values[:, :1]  # log of the others' sum, the largest being 1
+        others = (logits.float() - values[:, :1]).scatter(1, classes, -torch.inf)
+        tail = others.logsumexp(dim=1, keepdim=True)  # log of the others' sum, the largest being 1
         return {"classes": classes.to(self.columns()["classes"].dtype), "codes": codes.to(torch.uint8), "step": step, "tail": tail}
 
     def decode(self, kept: Mapping[str, Tensor]) -> Tensor:
@@ -133,6 +133,8 @@ def pack(tensors: Mapping[str, Tensor], columns: Mapping[str, Column]) -> Tensor
 def unpack(rows: Tensor, columns: Mapping[str, Column]) -> dict[str, Tensor]:
     """The reverse."""
     parts = rows.split([column.num_bytes for column in columns.values()], dim=1)
+    # copies, because a part may begin where its dtype may not
     return {
-        name: part.contiguous().view(column.dtype).view(len(rows), *column.shape) for part, (name, column) in zip(parts, columns.items(), strict=True)
+        name: part.clone(memory_format=torch.contiguous_format).flatten().view(column.dtype).view(len(rows), *column.shape)
+        for part, (name, column) in zip(parts, columns.items(), strict=True)
     }

@@ -8,8 +8,10 @@ counts as not there; so neither kill -9 nor a power cut can make a wrong row.
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
+import re
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,7 +27,7 @@ from distill.errors import DataError
 from distill.record import read_json, write_text
 
 MANIFEST = "manifest.json"
-_FORMAT = 1
+FORMAT = 2  # raise it when the same answers would be written as other bytes
 _DTYPES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -61,11 +63,11 @@ class CacheFolder:
         if not (self.path / MANIFEST).exists():
             with FileLock(self.path / ".lock"):
                 if not (self.path / MANIFEST).exists():
-                    manifest = {"format": _FORMAT, "num_rows": self.num_rows, "row_bytes": self.row_bytes, "identity": self.identity}
+                    manifest = {"format": FORMAT, "num_rows": self.num_rows, "row_bytes": self.row_bytes, "identity": self.identity}
                     write_text(self.path / MANIFEST, json.dumps(manifest, indent=2) + "\n")
         manifest = read_json(self.path / MANIFEST)
         there = manifest.get("identity")
-        if manifest.get("format") != _FORMAT or not isinstance(there, dict):
+        if manifest.get("format") != FORMAT or not isinstance(there, dict):
             raise DataError(f"{self.path / MANIFEST} is not what a teacher cache writes; remove the folder, or name another teacher.cache.folder")
         names = [name for name in {**there, **self.identity} if there.get(name) != self.identity.get(name)]
         if names or manifest.get("num_rows") != self.num_rows:
@@ -86,22 +88,27 @@ class CacheFolder:
             if not writes:
                 return None
             self._create(path, view)
-        return ViewFile(path, self.columns, self.num_rows, writes=writes)
+        return ViewFile(path, self.columns, self.num_rows, self._metadata(view), writes=writes)
+
+    def _metadata(self, view: int) -> dict[str, str]:
+        """By which a view file is told from one of another view or of another cache, also where its columns are the same."""
+        key = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
+        return {"format": f"distill teacher cache {FORMAT}", "cache": key, "view": str(view)}
 
     def _create(self, path: Path, view: int) -> None:
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        header = _header(self.columns, self.num_rows, {"view": str(view), "format": f"distill teacher cache {_FORMAT}"})
-        try:
-            with temporary.open("wb") as file:
-                file.write(header)
-                _reserve(file.fileno(), len(header) + self.num_rows * self.row_bytes)
-                file.flush()
-                os.fsync(file.fileno())
-            with FileLock(self.path / ".lock"):
-                if not path.exists():  # another run may have made it since
-                    temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        temporary, header = path.with_name(f".{path.name}.tmp"), _header(self.columns, self.num_rows, self._metadata(view))
+        with FileLock(self.path / ".lock"):
+            if path.exists():  # another run has made it since
+                return
+            try:
+                with temporary.open("wb") as file:  # over what a process that was killed has left
+                    file.write(header)
+                    file.flush()
+                    _reserve(file.fileno(), len(header) + self.num_rows * self.row_bytes)
+                    os.fsync(file.fileno())
+                temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
 
     def num_written(self, view: int) -> int:
         """How many answers a view's file has, sound or not; 0 without a usable file."""
@@ -113,22 +120,23 @@ class CacheFolder:
 
     def views(self) -> list[int]:
         """Which views have files."""
-        return sorted(int(path.stem.removeprefix("view_")) for path in self.path.glob("view_*.safetensors"))
+        found = (re.fullmatch(r"view_([0-9]{5,})\.safetensors", path.name) for path in self.path.glob("view_*.safetensors"))
+        return sorted(int(match[1]) for match in found if match)
 
 
 class ViewFile:
     """The answers for one view; rows are the training samples in the order of their ids."""
 
-    def __init__(self, path: Path, columns: Mapping[str, Column], num_rows: int, *, writes: bool):
-        """Raises DataError if the file is not one of such rows, OSError if it can't be opened."""
+    def __init__(self, path: Path, columns: Mapping[str, Column], num_rows: int, metadata: dict[str, str], *, writes: bool):
+        """metadata: what the file says of itself. Raises DataError if the file is not one of such rows, OSError if it can't be opened."""
         self.path, self.num_rows = path, num_rows
         with path.open("r+b" if writes else "rb") as file:
-            header = _header(columns, num_rows, None)
+            header = _header(columns, num_rows, metadata)
             start = 8 + struct.unpack("<Q", (file.read(8) + bytes(8))[:8])[0]
-            size, expected = os.fstat(file.fileno()).st_size, start + num_rows * (sum(column.num_bytes for column in columns.values()) + 11)
-            found = _parsed(file.read(min(start - 8, len(header) + 4096)))
-            if found != _parsed(header[8:]):
-                raise DataError(f"{path} is not a view of this teacher cache; remove the file, and it is made anew")
+            size, expected = os.fstat(file.fileno()).st_size, start + num_rows * row_bytes(columns)
+            if start != len(header) or file.read(start - 8) != header[8:]:
+                what = "its beginning is damaged, or it is of another view or another teacher"
+                raise DataError(f"{path} is not this view of this teacher cache: {what}; remove the file, and it is made anew")
             if size != expected:
                 raise DataError(f"{path} has {size:,} bytes and should have {expected:,}: it is cut short; remove the file, and it is made anew")
             self._map = np.memmap(file, dtype=np.uint8, mode="r+" if writes else "r")
@@ -161,9 +169,9 @@ class ViewFile:
         self._parts[-1][rows] = seal(packed, hashes)  # last: it says that the others are there
 
 
-def _header(columns: Mapping[str, Column], num_rows: int, metadata: dict[str, str] | None) -> bytes:
+def _header(columns: Mapping[str, Column], num_rows: int, metadata: dict[str, str]) -> bytes:
     """The head of a safetensors file (huggingface.co/docs/safetensors): 8 bytes of length, and JSON padded with spaces."""
-    entries: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
+    entries: dict[str, Any] = {"__metadata__": metadata}
     offset = 0
     listed = [(name, _DTYPES[column.dtype], column.shape, column.num_bytes) for name, column in columns.items()]
     for name, dtype, shape, num_bytes in (*listed, ("hash", "I64", (), 8), ("seal", "U8", (3,), 3)):
@@ -172,14 +180,6 @@ def _header(columns: Mapping[str, Column], num_rows: int, metadata: dict[str, st
     text = json.dumps(entries).encode()
     text += b" " * (-len(text) % 8)
     return struct.pack("<Q", len(text)) + text
-
-
-def _parsed(text: bytes) -> Any:
-    try:
-        entries = json.loads(text)
-    except ValueError:
-        return None
-    return {name: entry for name, entry in entries.items() if name != "__metadata__"} if isinstance(entries, dict) else None
 
 
 def _reserve(number: int, size: int) -> None:

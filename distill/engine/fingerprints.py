@@ -25,11 +25,12 @@ def _on_device(num: int, device: torch.device) -> Tensor:
 
 
 def hash_pictures(images: Tensor) -> Tensor:
-    """[n, 3, H, W] uint8 -> [n] int64 on the same device: a sum of products that wraps around, so its order does not matter."""
+    """[n, 3, H, W] uint8 -> [n] int64 on the same device: a sum that wraps around, so its order does not matter."""
     rows = images.reshape(len(images), -1)
     rows = torch.nn.functional.pad(rows, (0, -rows.shape[1] % 8)) if rows.shape[1] % 8 or rows.storage_offset() % 8 else rows.contiguous()
     words = rows.view(torch.int64)
-    return _mix((words * _on_device(words.shape[1], words.device)).sum(dim=1))
+    # each word by itself first: else a word's upper bits move only the sum's upper bits, and two changes there would often cancel
+    return _mix(_mix(words ^ _on_device(words.shape[1], words.device)).sum(dim=1))
 
 
 def seal(rows: np.ndarray, hashes: np.ndarray) -> np.ndarray:
@@ -37,7 +38,10 @@ def seal(rows: np.ndarray, hashes: np.ndarray) -> np.ndarray:
     padded = np.zeros((len(rows), -(-rows.shape[1] // 8) * 8), dtype=np.uint8)
     padded[:, : rows.shape[1]] = rows
     words = np.concatenate([padded.view(np.uint64), hashes.view(np.uint64)[:, None]], axis=1)
-    total = (words * _multipliers(words.shape[1])).sum(axis=1, dtype=np.uint64)
+    first, second = _multipliers(2 * words.shape[1]).reshape(2, -1)
+    products = words * first
+    products ^= products >> np.uint64(32)  # else a word's upper bits would move only the sum's upper bits, and two changes there often cancel
+    total = (products * second).sum(axis=1, dtype=np.uint64)
     bits = (total ^ (total >> np.uint64(31))) * np.uint64(0x9E3779B97F4A7C15)
     bits = bits >> np.uint64(40)
     bits = np.where(bits == 0, 1, bits).astype("<u4")

@@ -67,6 +67,7 @@ class _Shelf:
 
     def __init__(self, view: int, file: ViewFile | None, device: torch.device, *, fits: bool):
         self.view, self.file, self.in_memory, self.hashes, self.num_damaged = view, file, None, None, 0
+        self.unseen, self.so_far = file is not None and not fits, "" if fits else ", and perhaps more,"  # whether damage would not be found by now
         if file is not None and fits:
             chunks = [slice(start, start + _CHUNK) for start in range(0, file.num_rows, _CHUNK)]
             packed, hashes, is_whole = (np.concatenate(parts) for parts in zip(*map(file.read, chunks), strict=True))
@@ -107,6 +108,8 @@ class CachedTeacher:
             answers, hashes, is_there = None, np.zeros(len(rows), dtype=np.int64), np.zeros(len(rows), dtype=bool)
         else:
             found, hashes, is_there = shelf.file.read(rows)
+            if shelf.unseen:
+                self._say_damaged(shelf, int(shelf.file.damaged(rows[~is_there]).sum()))
             answers = torch.from_numpy(found).to(self.device) if is_there.any() else None
         self.num_read += int(is_there.sum())
         if not is_there.all():
@@ -154,10 +157,14 @@ class CachedTeacher:
                 self.flush()
             fits = self.folder.num_rows * self.folder.row_bytes <= self.most_in_memory
             self._shelf = _Shelf(view, self._file(view), self.device, fits=fits)
-            if self._shelf.num_damaged:
-                path = self.folder.view_path(view)
-                self._say(f"teacher cache: {self._shelf.num_damaged} answers in {path} are damaged; the teacher is asked for them again")
+            self._say_damaged(self._shelf, self._shelf.num_damaged)
         return self._shelf
+
+    def _say_damaged(self, shelf: _Shelf, num: int) -> None:
+        if num:
+            shelf.unseen = False
+            path = self.folder.view_path(shelf.view)
+            self._say(f"teacher cache: {num} answers in {path}{shelf.so_far} are damaged; the teacher is asked for them again")
 
     def _file(self, view: int) -> ViewFile | None:
         """The view's file, or None, and why is said, where there is none and none can be made."""
@@ -168,7 +175,11 @@ class CachedTeacher:
                 self.writes = False
                 what = f"{self.folder.path} can't be written: {error.strerror or error}"
                 self._say(f"teacher cache: {what}; what is there is used, and the teacher is asked for the rest")
-        return self.folder.view(view, writes=False)
+        try:
+            return self.folder.view(view, writes=False)
+        except OSError as error:
+            self._say(f"teacher cache: {self.folder.path} can't be read: {error.strerror or error}; the teacher is asked")
+            return None
 
 
 def is_compared(sample_ids: np.ndarray, view: int) -> np.ndarray:

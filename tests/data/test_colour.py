@@ -41,6 +41,7 @@ def changed(image: torch.Tensor, what: str, spread: float, number: float) -> tor
         ("contrast", 1.0, 0.25, [(100, 100, 100), (200, 200, 200)], [(125, 125, 125), (175, 175, 175)]),  # half as far from the mean, 150
         ("contrast", 1.0, 0.75, [(100, 100, 100), (200, 200, 200)], [(75, 75, 75), (225, 225, 225)]),
         ("contrast", 1.0, 0.0, [(255, 0, 0), (0, 0, 0)], [(38, 38, 38)] * 2),  # nothing but the mean: red's luma is 76, half of it 38
+        ("contrast", 1.0, 0.0, [(76, 76, 76), (1, 1, 1)], [(39, 39, 39)] * 2),  # the mean, 38.5, rounded up
         ("saturation", 1.0, 0.0, [(255, 0, 0), (0, 255, 0), (0, 0, 255)], [(76,) * 3, (150,) * 3, (29,) * 3]),  # 0.299, 0.587, 0.114 of 255
         ("saturation", 1.0, 0.25, [(255, 0, 0)], [(166, 38, 38)]),  # half way to (76, 76, 76): 165.5, to even
         ("saturation", 1.0, 0.75, [(0, 100, 0)], [(0, 120, 0)]),  # luma 59: 100 * 1.5 - 59 / 2 = 120.5, to even; the others cut at black

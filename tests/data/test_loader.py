@@ -60,7 +60,18 @@ def in_memory(pixels) -> Part:
 
 
 def loader(
-    part: Part, views: Views = VIEWS["padded"], *, workers=0, num_views=5, accumulation=1, view_seed=7, batch=8, seed=1, rank=0, world_size=1, **options
+    part: Part,
+    views: Views = VIEWS["padded"],
+    *,
+    workers=0,
+    num_views=5,
+    accumulation=1,
+    view_seed=7,
+    batch=8,
+    seed=1,
+    rank=0,
+    world_size=1,
+    **options,
 ) -> TrainingLoader:
     sampler = StepSampler(len(part), batch, seed=seed, accumulation=accumulation, rank=rank, world_size=world_size)
     options = {"view_seed": view_seed, "num_views": num_views, "device": CPU, "workers": workers, "num_classes": 2} | options

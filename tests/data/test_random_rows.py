@@ -6,6 +6,7 @@ from philox import philox, published_row
 
 from distill.data.random_rows import NUM_COLUMNS, Block, ViewTables, draw_of, permutation, view_row, view_table
 
+
 def test_philox_of_these_tests_gives_the_known_answer_of_random123():
     # kat_vectors of the Random123 library: philox4x64 10, counter 0, key 0
     assert philox((0, 0), 0) == [0x16554D9ECA36314C, 0xDB20FE9D672D0FDC, 0xD7E772CEE186176B, 0x7E68B68AEC7BA23B]

@@ -169,7 +169,9 @@ def test_file_that_the_server_does_not_have_is_named(cifar10, monkeypatch):
 
 
 def test_two_at_once_download_once(cifar10, monkeypatch):
-    found, errors = [], []
+    found, errors, unpacked = [], [], []
+    extract = torchvision.datasets.utils.extract_archive
+    monkeypatch.setattr(torchvision.datasets.utils, "extract_archive", lambda *paths: (unpacked.append(paths), extract(*paths)))
 
     def open_it() -> None:
         try:
@@ -187,6 +189,7 @@ def test_two_at_once_download_once(cifar10, monkeypatch):
     assert not errors
     assert len(found) == 2
     assert len(set(found)) == 1
+    assert len(unpacked) == 1
     assert len(server.asked) == 2  # for one download: torchvision first asks where it is redirected to
 
 

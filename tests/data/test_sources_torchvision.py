@@ -205,6 +205,15 @@ def test_what_each_class_is_called_with_is_what_it_takes(tmp_path, name):
             getattr(torchvision.datasets, name)(str(tmp_path), **part, **module._checked(name, {}), download=False)
 
 
+def test_docs_list_every_set_once_with_what_it_comes_with():
+    text = (Path(__file__).resolve().parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    section = text.partition("\n## torchvision\n")[2].partition("\n## ")[0]
+    rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| `")]
+    listed = {name.strip("`"): parts for names, parts in rows for name in names.split(", ")}
+    assert listed == {name: ", ".join(kind.parts) for name, kind in SETS.items()}
+    assert f"| {len(SETS)} of torchvision's classification sets" in text
+
+
 # downloads; the rest of what is promised of them is in test_sources_cifar.py
 
 

@@ -308,7 +308,9 @@ def test_operations_are_done_one_after_the_other_with_their_own_blocks():
     assert torch.equal(apply_to_many(images, **EVERYTHING), expected)
 
 
-@pytest.mark.parametrize("options, block", [({"brightness": 0.4}, Block.COLOUR), ({"erase": 1.0}, Block.ERASING), ({"auto": "rand"}, Block.AUTO_AUGMENT)])
+@pytest.mark.parametrize(
+    "options, block", [({"brightness": 0.4}, Block.COLOUR), ({"erase": 1.0}, Block.ERASING), ({"auto": "rand"}, Block.AUTO_AUGMENT)]
+)
 def test_an_operation_asks_for_its_own_block_only(options, block):
     asked = []
 

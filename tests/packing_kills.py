@@ -1,0 +1,120 @@
+"""python tests/packing_kills.py
+
+Kills a packer with SIGKILL before its first, second, third, ... call that changes the disk, until one has no such call any more; after each kill looks
+whether what lies there is a valid safetensors file whose marked pictures are whole, goes on, and compares the file with that of a packer that was never
+killed, byte for byte. Linux and macOS.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from safetensors import safe_open
+
+from distill import cli
+from distill.data import packing_marks
+from distill.data.packed_check import damaged_rows
+from distill.data.packed_file import read_packed_file
+
+COMMAND = ["data", "prepare", "pictures", "--size", "20", "--workers", "0", "-o", "packed"]
+CHANGES = ("pwrite", "fsync", "posix_fallocate", "ftruncate", "replace", "rename", "unlink")  # of these, those that this system has
+OLD = "0.png"  # a picture that is added after the packer was killed: all have other places then
+
+
+def make_pictures() -> None:
+    chance = np.random.default_rng(0)
+    for part in ("train", "val", "test"):
+        for name in ("cat", "dog"):
+            folder = Path("pictures") / part / name
+            folder.mkdir(parents=True)
+            for index in range(6):
+                height, width = chance.integers(10, 60, 2)
+                Image.fromarray(chance.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(folder / f"{index}.png")
+
+
+def killing(function: Callable, left: list[int]) -> Callable:
+    """The function; when nothing is left, the process is killed instead."""
+
+    def run(*arguments, **options):
+        left[0] -= 1
+        if left[0] < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*arguments, **options)
+
+    return run
+
+
+def pack(num_changes: int = 10**9) -> int:
+    """Runs the command in a child that is killed after so many changes. Returns its exit code; below 0 for a signal."""
+    child = os.fork()
+    if not child:
+        log = os.open("log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        packing_marks._SECONDS_BETWEEN_MARKS = 0.0
+        left = [num_changes]
+        for name in CHANGES:
+            if hasattr(os, name):
+                setattr(os, name, killing(getattr(os, name), left))
+        os._exit(cli.main(COMMAND))
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def check_what_is_there() -> None:
+    for name in ("packed", "packed.partial"):
+        if Path(name).exists():
+            found = read_packed_file(Path(name))
+            assert damaged_rows(found) == [], name
+            with safe_open(name, "np") as file:
+                assert np.array_equal(file.get_tensor("filled"), found.filled)
+
+
+def remove() -> None:
+    for path in (*Path().glob("packed*"), *Path().glob(".packed*")):
+        path.unlink()
+
+
+def whole() -> bytes:
+    remove()
+    assert pack() == 0, Path("log.txt").read_text()
+    return Path("packed").read_bytes()
+
+
+def main() -> int:
+    folder = Path(tempfile.mkdtemp())
+    os.chdir(folder)
+    make_pictures()
+    added, aside = Path("pictures/train/cat") / OLD, Path("aside.png")
+    expected, num, num_equal = whole(), 0, 0
+    while True:
+        remove()
+        added.rename(aside)
+        code = pack(num)
+        check_what_is_there()
+        aside.rename(added)
+        if code == 0:
+            break
+        assert code == -signal.SIGKILL, code
+        assert pack(num // 2) in (0, -signal.SIGKILL)  # killed once more, while it goes on with another layout
+        check_what_is_there()
+        code = pack()
+        same = code == 0 and Path("packed").read_bytes() == expected
+        num, num_equal = num + 1, num_equal + same
+        if not same:
+            print(f"killed before change {num}: exit code {code}, DIFFERENT\n{Path('log.txt').read_text()[-1000:]}")
+    left = sorted(path.name for path in Path().iterdir() if path.name not in (".packed.lock", "log.txt"))
+    print(f"{num_equal} of {num} files that were gone on with are equal, byte for byte, to the one that was not broken off; left: {left}")
+    shutil.rmtree(folder)
+    return 0 if num_equal == num > 0 else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
