@@ -44,7 +44,7 @@ def compare(name: str, arguments: str, precision: str, state, catalogue: Catalog
     recipe = load_recipe("smoke", overrides)
     pieces = build_pieces(recipe, catalogue, source, device=state.device, precision=precision, weights={})
     whole = Batch(source.train.pixels[:8], *(torch.from_numpy(v[:8]) for v in (source.train.labels, source.train.sample_ids)), torch.zeros(8).long())
-    mine = Batch(*(values[state.process_index :: 2] for values in whole))
+    mine = Batch(*(values[state.process_index :: 2] for values in whole.tensors))
     reference, is_shared = copy.deepcopy(pieces.distiller), distiller_module.is_shared
     reference.student.hooks = type(pieces.distiller.student.hooks)(reference.student.model, pieces.distiller.student.hooks.names)
     for distiller in (reference, pieces.distiller):

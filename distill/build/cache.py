@@ -128,7 +128,7 @@ def formats(recipe: Recipe, source: DataSource, pieces: Pieces, precision: str) 
     wanting = [label for label, loss in pieces.distiller.losses.items() if loss.needs_teacher and loss.needs_all_logits]
     if asked == "topk" and wanting:
         raise RecipeError(
-            f"losses.{wanting[0]} needs all of the teacher's logits, and teacher.cache.format=topk keeps {recipe.teacher.cache.top_k} of "
+            f"losses.{wanting[0]} needs all of the teacher's logits, and teacher.cache.format=topk keeps {min(recipe.teacher.cache.top_k, num)} of "
             f"{num}; set teacher.cache.format=bf16 or int8"
         )
     if asked != "auto":

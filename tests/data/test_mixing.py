@@ -162,6 +162,18 @@ def test_each_has_its_share_of_the_pictures(mixing, expected):
     assert kinds(mixing) == pytest.approx(expected, abs=5 * 0.5 / 4000**0.5)
 
 
+@pytest.mark.parametrize("number, is_mixed", [(0.0, True), (0.29, True), (0.3, False), (0.9, False)])
+def test_picture_is_mixed_where_its_number_is_below_the_probability(number, is_mixed):
+    plan = Mixing(mixup=1.0, probability=0.3).decide(row(whether=number, share=0.25), 8)
+    assert plan.boxes.tolist() == [[0, 0, 8, 8] if is_mixed else [0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("number, is_cutmix", [(0.0, True), (0.49, True), (0.5, False), (0.9, False)])
+def test_lower_half_is_cutmix_where_both_are_on(number, is_cutmix):
+    plan = Mixing(1.0, 1.0).decide(row(which=number, share=0.74), 8)
+    assert plan.boxes.tolist() == [[2, 2, 4, 4] if is_cutmix else [0, 0, 8, 8]]
+
+
 def test_alphas_of_both_are_their_own():
     """With both on, mixup's shares come from mixup's alpha and the boxes from cutmix's."""
     numbers = rows(4000)

@@ -211,6 +211,19 @@ def test_damaged_file_is_a_data_error(datasets, tmp_path):
         HuggingFace(str(tmp_path / "set"))
 
 
+@pytest.mark.parametrize("name", ["README.md", ".huggingface.yaml"])
+@pytest.mark.parametrize("address", ["http://127.0.0.1:9/a.parquet", "hf://datasets/org/name/a.parquet", '"http\\u003a//127.0.0.1:9/a.parquet"'])
+def test_folder_that_names_files_on_the_network_is_refused(datasets, tmp_path, name, address):
+    path = parquet(tmp_path / "set", {"train": make(datasets, 0, [0, 1] * 5)}) / name
+    about = "license_link: https://a.org\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: {}\n"
+    around = "---\n{}---\n" if name == "README.md" else "{}"
+    path.write_text(around.format(about.format("train*")))
+    assert len(HuggingFace(str(tmp_path / "set")).train) == 8
+    path.write_text(around.format(about.format(address)))
+    with pytest.raises(DataError, match=rf"{name} names files on the network as data; fetch them into"):
+        HuggingFace(str(tmp_path / "set"))
+
+
 def test_missing_and_empty_folders_are_data_errors(datasets, tmp_path):
     with pytest.raises(DataError, match="there is no such folder"):
         HuggingFace(str(tmp_path / "nowhere"))

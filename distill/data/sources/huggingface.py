@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from torch import Tensor
 
 from distill.data.decoding import Decoder, DecoderName, pick_decoder
@@ -111,15 +112,31 @@ def _opened(place: str | Path, config: str | None) -> Mapping[str, Any]:
         if isinstance(place, Path) and any((place / name).is_file() for name in _SAVED):
             found = datasets.load_from_disk(str(place))
         elif isinstance(place, Path):
+            _refuse_addresses(place)
             found = datasets.load_dataset(str(place), config, cache_dir=str(cache_folder("data") / "huggingface"))
         else:
             found = datasets.load_dataset(place, config)
+    except DataError:
+        raise
     except Exception as error:  # OSError, ValueError, and those of datasets, pyarrow, fsspec and the hub's client
         cause = error.__cause__ if type(error).__name__ == "DatasetGenerationError" and error.__cause__ else error  # that one says nothing itself
         reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
         cure = "" if isinstance(place, Path) else " (without a network: data.root=FOLDER reads a copy, such as its parquet files, from this disk)"
         raise DataError(f"the data set {place} can't be had: {reason}{cure}") from error
     return found if isinstance(found, Mapping) else {"train": found}
+
+
+def _refuse_addresses(folder: Path) -> None:
+    """A folder's README may name files elsewhere as its data, which `datasets` would fetch. Raises DataError, or what reading the README raises."""
+    from huggingface_hub import DatasetCard  # comes with datasets
+
+    for path in (folder / "README.md", folder / ".huggingface.yaml"):
+        if path.is_file():
+            about = DatasetCard.load(path).data.to_dict() if path.suffix == ".md" else yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+            if "://" in str(about.get("configs")):
+                raise DataError(
+                    f"{path} names files on the network as data; fetch them into {folder} and name them there, or use data.arguments.name"
+                )
 
 
 def _library() -> Any:
