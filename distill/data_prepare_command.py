@@ -44,8 +44,12 @@ def prepare(
             with CountProgress(console, "sizes", len(listing)) as progress:
                 plan = make_plan(listing, size, square=square, decoder=decode, workers=workers, progress=progress)
             num_missing = _begin(plan, target, console)
-            with CountProgress(console, "packing", num_missing) as progress:
-                bad = pack(plan, target, workers=workers, on_bad_image=on_bad_image, progress=progress)
+            try:
+                with CountProgress(console, "packing", num_missing) as progress:
+                    bad = pack(plan, target, workers=workers, on_bad_image=on_bad_image, progress=progress)
+            except KeyboardInterrupt:
+                _say(console, "what was packed is kept, and the same command goes on")
+                raise
             _name_bad(bad, len(listing), target, console, is_error=on_bad_image == "error")
     _print_result(target)
 

@@ -23,9 +23,8 @@ def check_teacher(recipe: Recipe, source: DataSource, pieces: Pieces, accelerato
         return
     positions = np.linspace(0, len(source.val) - 1, min(_NUM_CHECKED, len(source.val))).astype(int)
     part = source.val.subset(positions)
-    result = score({"teacher": pieces.teacher.network}, evaluation_loader(recipe, source, part, accelerator), accelerator, job.stopper.check)[
-        "teacher"
-    ]
+    loader = evaluation_loader(recipe, source, part, accelerator, job.say)
+    result = score({"teacher": pieces.teacher.network}, loader, accelerator, job.stopper.check)["teacher"]
     claimed, top1, chance = recipe.teacher.claimed_top1 or claimed, result.top1, 1 / len(source.class_names)
     job.console.print(f"teacher: {top1:.1%} on {len(part):,} validation pictures" + (f" (claimed: {claimed:.1%})" if claimed else ""))
     if recipe.teacher.weights == "random":

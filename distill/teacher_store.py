@@ -26,7 +26,7 @@ from distill.running import Job, status_of
 from distill.training_run import TeacherWeights, train_run
 
 _FORMAT = "1"  # part of the key: raise it when the same recipe would give another teacher
-_SHARED_DATA = ("source", "root", "image_size", "val_fraction", "view_seed", "arguments", "augment", "workers")
+_SHARED_DATA = ("source", "root", "image_size", "val_fraction", "view_seed", "arguments", "augment", "workers", "on_bad_image")
 _SHARED_TRAIN = ("checkpoint_every_minutes", "checkpoint_every_steps", "keep_checkpoints")
 
 

@@ -17,7 +17,7 @@ from distill.build import cache
 from distill.models.weight_files import save_weights
 from distill.models.zoo import create_model
 
-RUN = [*SMALL, "teacher.weights=teacher.safetensors", "data.arguments={num_train: 2000, num_val: 24, num_test: 24}", "data.global_batch_size=100"]
+RUN = [*SMALL, "teacher.weights=teacher.safetensors", "data.arguments={num_train: 600, num_val: 24, num_test: 24}", "data.global_batch_size=100"]
 RUN += ["train.epochs=4", "train.max_steps=null", "teacher.cache.folder=disk/cache"]
 
 
@@ -42,10 +42,10 @@ def main() -> None:
     save_weights(create_model("timm/test_resnet", num_classes=4).state_dict(), "teacher.safetensors", {"model": "timm/test_resnet"})
     code, err = train("whole", "teacher.cache.folder=elsewhere")
     assert code == 0, err
-    assert counts("whole") == (8000, 0)
+    assert counts("whole") == (2400, 0)
     Path("disk").mkdir()
 
-    mount("-t", "tmpfs", "-o", "size=124k", "tmpfs", "disk")  # a view takes 38 kB and its header: room for two or three of four
+    mount("-t", "tmpfs", "-o", "size=40k", "tmpfs", "disk")  # a view takes 12 kB: room for two or three of four
     code, err = train("refused")
     assert code == 0, err
     assert "it is asked in every step: 4 views need 0.00 GB" in err, err
@@ -62,14 +62,14 @@ def main() -> None:
     assert not list(Path("disk/cache").glob(".*.tmp"))
     code, err = train("again")
     assert code == 0, err
-    assert counts("again") == (8000 - 2000 * there, 2000 * there)
+    assert counts("again") == (2400 - 600 * there, 600 * there)
     assert contents("runs/again") == contents("runs/whole")
 
     mount("-o", "remount,ro", "disk")
     code, err = train("readonly")
     assert code == 0, err
     assert err.count("can't be written: Read-only file system; what is there is used") == 1, err
-    assert counts("readonly") == (8000 - 2000 * there, 2000 * there)
+    assert counts("readonly") == (2400 - 600 * there, 600 * there)
     assert contents("runs/readonly") == contents("runs/whole")
     code, err = train("none", "teacher.cache.folder=disk/other")
     assert code == 0, err

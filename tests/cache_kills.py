@@ -1,4 +1,4 @@
-"""python tests/cache_kills.py [--kills 20] [--seed 0]
+"""python tests/cache_kills.py [--kills 20] [--seed 0] [--precision fp32]
 
 Kills a training run with SIGKILL at random moments while it fills a teacher cache, goes on with it, and looks at every answer that the cache counts as
 there: it must be that of the cache which an unbroken run filled, byte for byte, and the student must be equal too. Linux and macOS.
@@ -73,7 +73,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--precision", default="fp32")
     options = parser.parse_args()
+    RECIPE.append(f"train.precision={options.precision}")
     folder, chance = Path(tempfile.mkdtemp()), random.Random(options.seed)
     os.environ["DISTILL_CACHE"] = str(folder / "cache")
     os.chdir(folder)

@@ -1,7 +1,7 @@
 """python tests/packing_kills.py [--every 1]
 
-Kills a packer with SIGKILL before its first, second, third, ... call that changes the disk, until one has no such call any more; after each kill looks
-whether what lies there is a valid safetensors file whose marked pictures are whole, goes on, and compares the file with that of a packer that was never
+Kills a packer with SIGKILL before its first, second, third, ... call that changes the disk, until one makes no more such calls. After each kill looks
+whether what lies there is a valid safetensors file whose marked pictures are whole, goes on, and compares the file with that of a packer that was not
 killed, byte for byte. Linux and macOS.
 """
 
@@ -99,6 +99,8 @@ def killed_after(num: int) -> bool:
         assert pack(num // 2) == -signal.SIGKILL
         check_what_is_there()
         assert pack() == 0, Path("log.txt").read_text()[-1000:]
+        left = sorted(path.name for path in Path().iterdir() if path.name != ".packed.lock")
+        assert left == ["log.txt", "packed", "pictures"], left
     return code != 0
 
 
@@ -115,8 +117,6 @@ def main() -> int:
         same = Path("packed").read_bytes() == expected
         num, num_equal = num + 1, num_equal + same
         print(f"killed after {options.every * (num - 1)} changes: {'equal' if same else 'DIFFERENT'}", flush=True)
-    left = sorted(path.name for path in Path().iterdir() if path.name != ".packed.lock")
-    assert left == ["log.txt", "packed", "pictures"], left
     print(f"{num_equal} of {num} files that were gone on with are equal, byte for byte, to the one that was not broken off")
     shutil.rmtree(folder)
     return 0 if num_equal == num > 0 else 1

@@ -71,6 +71,9 @@ def _too_long(label: str, entry: Mapping[str, Any], values: Mapping[str, Any]) -
 
 
 def _in_models(values: Mapping[str, Any]) -> Iterator[Problem]:
+    teacher = _mapping(values, "teacher")
+    if teacher.get("image_size") is not None and teacher.get("weights", "train") == "train":
+        yield Problem("teacher.image_size", "a teacher that is trained here is trained in data.image_size; leave it out, or name trained weights")
     for role in ("teacher", "student"):
         name = _mapping(values, role).get("model")
         if isinstance(name, str) and (message := model_exists(name)):

@@ -8,6 +8,7 @@ import torch
 
 from distill.build.arguments import construct, read_schedules
 from distill.build.plan import Plan
+from distill.data.loader import NO_LABEL
 from distill.data.sources.base import DataSource
 from distill.engine import schedules
 from distill.engine.distiller import Distiller
@@ -31,9 +32,12 @@ def make_losses(recipe: Recipe, catalogue: Catalogue) -> dict[str, DistillLoss]:
     return losses
 
 
-def set_up(losses: Mapping[str, DistillLoss], student: ModelInfo, teacher: ModelInfo | None, source: DataSource, seed: int) -> None:
-    """Gives every loss the shapes it may need; initial weights depend on the seed alone. Errors name the loss by its label."""
-    data = DataInfo(torch.from_numpy(source.train.sample_ids), torch.from_numpy(source.train.labels))
+def set_up(losses: Mapping[str, DistillLoss], student: ModelInfo, teacher: ModelInfo | None, source: DataSource, recipe: Recipe) -> None:
+    """Gives every loss the shapes it may need; initial weights depend on the recipe's seed alone. Errors name the loss by its label."""
+    labels, seed = torch.from_numpy(source.train.labels), recipe.seed
+    if recipe.data.labels == "none":
+        labels = torch.full_like(labels, NO_LABEL)
+    data = DataInfo(torch.from_numpy(source.train.sample_ids), labels)
     for label, loss in losses.items():
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

@@ -52,7 +52,7 @@ def build_pieces(
     if recipe.teacher is not None:
         teacher_network, reports["teacher"] = _network("teacher", recipe.teacher, recipe, source, losses, device, precision, weights.get("teacher"))
     teacher_info = None if teacher_network is None else _info(teacher_network, recipe.teacher, source)
-    set_up(losses, _info(student, recipe.student, source), teacher_info, source, recipe.seed)
+    set_up(losses, _info(student, recipe.student, source), teacher_info, source, recipe)
     student.freeze(recipe.student.frozen)
     distiller = make_distiller(recipe, student, losses, plan_run(recipe, source, world_size=1))
     distiller.to(device, DTYPES[precision] if precision == "fp64" else None)

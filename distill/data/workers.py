@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -126,13 +126,17 @@ class Workers:
             generator=torch.Generator(),  # else each epoch takes a number from the global one, and resuming within an epoch takes one more
         )
 
-    def run(self, batches: Iterator[list[Key]]) -> Iterator[Loaded]:
+    def run(self, batches: Generator[list[Key]]) -> Iterator[Loaded]:
         """Each batch, its pictures on the device. Raises DataError naming the file if a picture can't be read."""
         self._batches.next = batches
-        for positions, images, failures in self._loaded():
-            if isinstance(images, str):
-                raise DataError(images)
-            yield Loaded(positions.numpy(), images.to(self._device, non_blocking=True), failures)
+        try:
+            for positions, images, failures in self._loaded():
+                if isinstance(images, str):
+                    raise DataError(images)
+                yield Loaded(positions.numpy(), images.to(self._device, non_blocking=True), failures)
+        finally:  # of an epoch that is broken off, torch keeps the list, which leads back to its maker and so to us
+            self._batches.next = iter(())
+            batches.close()
 
     def _loaded(self) -> Iterator[tuple[Tensor, Tensor | str, list[Failure]]]:
         """torch would also raise about a dead worker from a signal's handler, in the midst of anything; that handler is taken back, and the loop here

@@ -30,7 +30,7 @@ class Costs:
 
 def measure_costs(network: Network, image_size: int, *, batch_size: int = 64, is_trained: bool = False) -> Costs:
     """Measures for about a second, or two if it `is_trained`. The network is left as it was: what is trained to be timed is a copy."""
-    was_training, device = network.training, network.mean.device
+    was_training, device, image_size = network.training, network.mean.device, network.image_size or image_size
     generator = torch.Generator().manual_seed(0)  # of its own, so that measuring disturbs no other random number
     pictures = torch.randint(0, 256, (batch_size, 3, image_size, image_size), dtype=torch.uint8, generator=generator).to(device)
     network.eval()

@@ -23,7 +23,7 @@ def print_result(renderable: RenderableType, *, is_main: bool) -> None:
 
 
 def _console(*, is_main: bool, stderr: bool) -> Console:
-    options = {"stderr": stderr, "quiet": not is_main, "highlight": False, "markup": False}
+    options = {"stderr": stderr, "quiet": not is_main, "highlight": False, "markup": False, "emoji": False}
     console = Console(**options)
     return console if console.is_terminal else Console(**options, width=1000)  # rich assumes 80 in a file, and would break lines there
 

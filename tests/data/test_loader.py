@@ -134,6 +134,21 @@ def test_loader_is_freed_when_dropped_without_waiting_for_the_garbage_collector(
         gc.enable()
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_loader_is_freed_when_an_epoch_is_broken_off(in_files):
+    # What is left of an epoch's batches must not lead back to the loader: its workers would never be told to end, and the process would wait for them.
+    gc.disable()
+    try:
+        sampler = StepSampler(len(in_files), 2, seed=1)  # 13 batches: more than a worker is asked for in advance
+        loading = TrainingLoader(in_files, VIEWS["padded"], sampler, view_seed=7, num_views=5, device=CPU, workers=1)
+        dropped, batches = weakref.ref(loading._workers), loading.epoch(0)
+        next(batches)
+        del batches, loading
+        assert dropped() is None
+    finally:
+        gc.enable()
+
+
 @pytest.mark.parametrize("accumulation", [1, 2])
 @pytest.mark.parametrize("part", ["in_memory", "in_files"])
 @pytest.mark.parametrize("first_step", [1, 2])
