@@ -1,6 +1,6 @@
 """python tests/cache_kills.py [--kills 20] [--seed 0] [--precision fp32]
 
-Kills a training run with SIGKILL at random moments while it fills a teacher cache, goes on with it, and looks at every answer that the cache counts as
+Kills a training run with SIGKILL at random moments while it fills a teacher cache, goes on, and looks at every answer that the cache counts as
 there: it must be that of the cache which an unbroken run filled, byte for byte, and the student must be equal too. Linux and macOS.
 """
 

@@ -198,7 +198,7 @@ def test_feature_that_no_loss_uses_is_an_error():
         opened("teacher.cache.features=[pooled]")
 
 
-Usage = namedtuple("Usage", "total used free")  # noqa: PYI024 - what shutil gives
+Usage = namedtuple("Usage", "total used free")
 
 
 def test_disk_with_too_little_space_is_said_or_an_error(monkeypatch):
@@ -243,7 +243,7 @@ def many(num_classes: int = 300) -> Synthetic:
 
 @pytest.mark.parametrize("loss", ["dkd", "dist"])
 def test_topk_is_refused_by_label_for_losses_that_need_all_logits(loss):
-    with pytest.raises(RecipeError, match=rf"losses.mine needs all of the teacher's logits, and teacher.cache.format=topk keeps 3 of 4"):
+    with pytest.raises(RecipeError, match=r"losses.mine needs all of the teacher's logits, and teacher.cache.format=topk keeps 3 of 4"):
         opened("teacher.cache.format=topk", "teacher.cache.top_k=3", f"losses.mine={{type: {loss}, weight: 1}}")
 
 
@@ -322,7 +322,7 @@ def test_int8_that_rounds_too_much_at_the_lowest_of_the_temperatures_is_refused(
     assert measured_kl(answers, logit_format("int8", 4), 16) < cache.MOST_KL < measured_kl(answers, logit_format("int8", 4), 1)
     assert opened("teacher.cache.format=int8", "losses.kd.temperature=16")[0] is not None
     schedule = "losses.kd.temperature={schedule: linear, start: 16, end: 1}"
-    with pytest.raises(RecipeError, match="at losses.kd's temperature 1 the kept answers differ"):
+    with pytest.raises(RecipeError, match=r"at losses.kd's temperature 1 the kept answers differ"):
         opened("teacher.cache.format=int8", schedule)
 
 

@@ -580,3 +580,16 @@ def test_lone_bytes_in_names_are_packed_too(tmp_path):
     noise(20, 20, 0).save(file, "PNG")
     (root / "train" / "dog" / b"\xff.png".decode(errors="surrogateescape")).write_bytes(file.getvalue())
     assert len(Packed(str(packed(root, tmp_path / "packed"))).train) == 8
+
+
+def test_what_a_killed_packer_left_in_the_place_of_a_bad_picture_is_cleared(tmp_path):
+    root, target = equal(tmp_path / "pictures"), tmp_path / "packed"
+    break_picture(root / "cat" / "03.png")
+    expected = packed(root, tmp_path / "whole", 500, skip=True).read_bytes()
+    plan = plan_of(root, 500)
+    begin(plan, target)
+    with partial_path(target).open("r+b") as file:
+        file.seek(plan.layout.place("pixels") + int(plan.layout.tables["offset"][3]))
+        file.write(b"half a picture")
+    assert len(pack(plan, target, on_bad_image="skip")) == 1
+    assert target.read_bytes() == expected

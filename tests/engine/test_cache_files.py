@@ -72,7 +72,7 @@ def test_size_of_a_view_is_its_header_and_its_rows(tmp_path, name):
     cache.view(0)
     size = cache.view_path(0).stat().st_size
     assert 0 < size - 1000 * row_bytes(columns) < 1000
-    assert os.stat(cache.view_path(0)).st_blocks * 512 >= size, "its space is reserved"
+    assert cache.view_path(0).stat().st_blocks * 512 >= size, "its space is reserved"
 
 
 def test_rows_are_read_back_where_they_were_written_and_no_others_are_there(tmp_path):
@@ -219,7 +219,7 @@ def test_file_of_another_view_under_this_name_is_an_error(tmp_path):
     cache = folder(tmp_path / "c")
     cache.view(0)
     shutil.copy(cache.view_path(0), cache.view_path(1))
-    with pytest.raises(DataError, match="view_00001.* is of another view or another teacher"):
+    with pytest.raises(DataError, match=r"view_00001.* is of another view or another teacher"):
         cache.view(1)
 
 
