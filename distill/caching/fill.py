@@ -34,7 +34,7 @@ def _lacking(cache: Opened, view: int) -> np.ndarray:
     """This process's share of the positions in the training part whose answer is not there."""
     part, folder = cache.loader.part, cache.cached.folder
     try:
-        _, _, is_whole = folder.view(view).read(slice(None))
+        is_whole = folder.view(view).whole()
     except OSError as error:
         what = f"{folder.view_path(view)} can't be made: {error.strerror or error}"
         raise DataError(f"{what}; free some, or set teacher.cache.folder=FOLDER on another disk") from error

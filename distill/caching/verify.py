@@ -22,7 +22,7 @@ def verify(name: str, overrides: Sequence[str], plugins: Sequence[str], *, num: 
     with opened(name, overrides, plugins) as cache:
         say, wrong = cache.job.say, []
         for view in cache.cached.folder.views():
-            damaged = int(cache.cached.folder.view(view, writes=False).damaged(slice(None)).sum())
+            damaged = cache.cached.folder.view(view, writes=False).num_damaged()
             if damaged:
                 wrong.append(f"{damaged} answers of view {view} are damaged: the next run asks for them again")
         found = [_compared(cache, view, rows) for view, rows in _chosen(cache, num).items()]
@@ -49,7 +49,7 @@ def _chosen(cache: Opened, num: int) -> dict[int, np.ndarray]:
     """view -> positions in the training part, spread evenly over what is there."""
     part, folder = cache.loader.part, cache.cached.folder
     rows = np.searchsorted(cache.cached.sample_ids, part.sample_ids)
-    there = {view: np.flatnonzero(folder.view(view, writes=False).read(slice(None))[2][rows]) for view in folder.views()}
+    there = {view: np.flatnonzero(folder.view(view, writes=False).whole()[rows]) for view in folder.views()}
     keys = np.concatenate([np.stack([np.full(len(positions), view), positions], axis=1) for view, positions in there.items()] or [np.zeros((0, 2))])
     picked = keys[np.linspace(0, len(keys) - 1, min(num, len(keys))).astype(int)] if len(keys) else keys
     return {view: picked[picked[:, 0] == view, 1].astype(np.int64) for view in np.unique(picked[:, 0]).astype(int).tolist()}

@@ -21,7 +21,6 @@ from distill.errors import DataError
 from distill.structures import Batch, Outputs
 
 _CHECKED = 256  # one in so many pictures is compared with the one that the kept answer is of
-_CHUNK = 1 << 16  # rows that are read at a time: looking at their seals takes a few times their bytes
 _WAITING = 16  # batches whose answers wait on a device before they are written, so that it is not waited for in each step
 
 
@@ -69,12 +68,11 @@ class _Shelf:
         self.view, self.file, self.in_memory, self.hashes, self.num_damaged = view, file, None, None, 0
         self.unseen, self.so_far = file is not None and not fits, "" if fits else ", and perhaps more,"  # whether damage would not be found by now
         if file is not None and fits:
-            chunks = [slice(start, start + _CHUNK) for start in range(0, file.num_rows, _CHUNK)]
-            packed, hashes, is_whole = (np.concatenate(parts) for parts in zip(*map(file.read, chunks), strict=True))
+            packed, hashes, is_whole = (np.concatenate(parts) for parts in zip(*map(file.read, file.chunks()), strict=True))
             if is_whole.all():
                 self.in_memory, self.hashes = torch.from_numpy(packed).to(device), hashes
             else:
-                self.num_damaged = sum(int(file.damaged(chunk).sum()) for chunk in chunks)
+                self.num_damaged = file.num_damaged()
 
 
 class CachedTeacher:
