@@ -136,7 +136,7 @@ def test_loader_is_freed_when_dropped_without_waiting_for_the_garbage_collector(
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def test_loader_is_freed_when_an_epoch_is_broken_off(in_files):
-    # What is left of an epoch's batches must not lead back to the loader: its workers would never hear that they should end, and we would wait for them.
+    # What is left of an epoch's batches must not lead back to the loader: its workers would never be told to end, and all would wait for them.
     gc.disable()
     try:
         sampler = StepSampler(len(in_files), 2, seed=1)  # 13 batches: more than a worker is asked for in advance
