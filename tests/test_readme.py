@@ -7,7 +7,9 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from runs import SMALL
 
 from distill.doctor import measures
@@ -34,6 +36,15 @@ def commands() -> list[str]:
 
 def train_commands() -> list[str]:
     return [command for command in commands() if command.startswith("distill train")]
+
+
+def make_pictures(folder: Path) -> None:
+    """What a reader has at ~/pictures: a folder per class, no two pictures alike."""
+    generator = np.random.default_rng(0)
+    for label in ("cat", "dog"):
+        (folder / label).mkdir(parents=True)
+        for index in range(12):
+            Image.fromarray(generator.integers(0, 256, (40, 48, 3), dtype=np.uint8)).save(folder / label / f"{index}.png")
 
 
 def test_readmes_loss_works_from_its_own_file_and_is_short(distill):
@@ -63,6 +74,8 @@ def test_each_train_command_of_the_readme_is_valid(command, distill):
 @pytest.mark.parametrize("command", [command for command in commands() if command not in train_commands() and "--replay" not in command])
 def test_each_other_command_of_the_readme_runs(command, distill, monkeypatch):
     monkeypatch.setattr(measures, "_SECONDS_MEASURED", 0.0)
+    monkeypatch.setenv("HOME", str(Path.cwd()))
+    make_pictures(Path("pictures"))
     Path("direction.py").write_text(block("python", "class Direction"))
     code, out, err = distill(*shlex.split(command)[1:])
     assert code == 0, err
