@@ -70,6 +70,7 @@ def kill_while_filling(chance: random.Random) -> int | None:
 
 
 def main() -> int:
+    torch.set_num_threads(1)  # before anything is computed: a child that is forked beside OpenMP's threads would wait for them for ever
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
