@@ -53,11 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except StoppedError as error:
         if _is_main():
             print(f"{error}", file=sys.stderr, flush=True)
-        return error.exit_code
+        code = error.exit_code
     except DistillError as error:
         if _is_main() or not error.is_shared:
             _print_error(str(error), options)
-        return error.exit_code
+        code = error.exit_code
     except KeyboardInterrupt:
         _print_error("interrupted", options)
         return 130
@@ -68,7 +68,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
             return 1
         raise
-    return 0
+    else:
+        code = 0
+    _leave_processes()
+    return code
+
+
+def _leave_processes() -> None:
+    """A process that ends in the middle of its group is aborted by torch now and then: its threads look for an interpreter that is gone.
+    After an interrupt or an unexpected error others may still wait for this one, and the group would wait for them."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:

@@ -126,6 +126,29 @@ def test_torchrun_that_is_stopped_leaves_a_checkpoint_of_one_step(number):
     assert Path("runs/slow/checkpoints/latest").exists()
 
 
+AT_EXIT = """
+import atexit, os
+from pathlib import Path
+import torch.distributed
+from distill.losses.ce import CrossEntropy
+
+class Plain(CrossEntropy):
+    "A plug-in without a loss is refused."
+
+@atexit.register
+def say():
+    Path("exit-" + os.environ["RANK"]).write_text(str(torch.distributed.is_initialized()))
+"""
+
+
+@pytest.mark.parametrize(("arguments", "code"), [([], 0), (["data.source=imagefolder", "data.root=nowhere", "~data.arguments"], 1)])
+def test_processes_leave_their_group_before_they_end(arguments, code):
+    """Else torch aborts one process in five or so, after all of its work is done."""
+    Path("at_exit.py").write_text(AT_EXIT)
+    run(TORCHRUN, *SMALL, "train.max_steps=1", "--plugin", "at_exit.py", *arguments, code=code)
+    assert [Path(f"exit-{rank}").read_text() for rank in (0, 1)] == ["False", "False"]
+
+
 def test_one_process_of_two_that_is_told_to_stop_tells_the_other():
     process = start(
         TORCHRUN,
