@@ -11,8 +11,8 @@ from rich.text import Text
 
 from distill.data.class_folders import survey
 from distill.data.decoding import pick_decoder
-from distill.data.packed_check import damaged_pictures
-from distill.data.packed_file import read_packed_file
+from distill.data.packing.check import damaged_pictures
+from distill.data.packing.file import read_packed_file
 from distill.data.picture_check import HARMS, NOTE, STOPS, Finding, Report, check_folder
 from distill.data.processes import usual_workers
 from distill.errors import DataError

@@ -10,10 +10,10 @@ from rich.console import Console
 
 from distill.build.notes import size_in_words
 from distill.data.decoding import DecoderName, pick_decoder
-from distill.data.packed_file import FILLED, LEFT_OUT, read_packed_file
-from distill.data.packing import is_packed_already, only_packer, pack
-from distill.data.packing_plan import Plan, list_pictures, make_plan, settings_for
-from distill.data.packing_start import begin, discard_damaged, missing_bytes, partial_path
+from distill.data.packing.file import FILLED, LEFT_OUT, read_packed_file
+from distill.data.packing.fill import is_packed_already, only_packer, pack
+from distill.data.packing.plan import Plan, list_pictures, make_plan, settings_for
+from distill.data.packing.start import begin, discard_damaged, missing_bytes, partial_path
 from distill.data.processes import usual_workers
 from distill.errors import DataError
 from distill.report.console import make_console, printable

@@ -21,9 +21,9 @@ from PIL import Image
 from safetensors import safe_open
 
 from distill import cli, data_prepare_command  # noqa: F401 - imported once here, not in every child
-from distill.data import packing, packing_marks
-from distill.data.packed_check import damaged_rows
-from distill.data.packed_file import read_packed_file
+from distill.data.packing import fill, marks
+from distill.data.packing.check import damaged_rows
+from distill.data.packing.file import read_packed_file
 
 COMMAND = ["data", "prepare", "pictures", "--size", "20", "--workers", "0", "--decoder", "pillow", "-o", "packed"]
 CHANGES = ("pwrite", "fsync", "posix_fallocate", "ftruncate", "replace", "rename", "unlink")  # of these, those that this system has
@@ -59,7 +59,7 @@ def pack(num_changes: int = 10**9) -> int:
         log = os.open("log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(log, 1)
         os.dup2(log, 2)
-        packing_marks._SECONDS_BETWEEN_MARKS, packing._PICTURES_AT_ONCE = 0.0, 2
+        marks._SECONDS_BETWEEN_MARKS, fill._PICTURES_AT_ONCE = 0.0, 2
         left = [num_changes]
         for name in CHANGES:
             if hasattr(os, name):

@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image
 
 from distill import cli
-from distill.data import packing_start
-from distill.data.packed_file import read_packed_file
+from distill.data.packing import start
+from distill.data.packing.file import read_packed_file
 
 
 def prepare(*arguments: str) -> tuple[int, str]:
@@ -50,7 +50,7 @@ def main() -> None:
     assert "too little; make room, take a smaller --size, or another -o FILE" in err, err
     assert names() == [], names()
 
-    packing_start.shutil.disk_usage, disk_usage = lambda path: type("Usage", (), {"free": 10**9}), packing_start.shutil.disk_usage
+    start.shutil.disk_usage, disk_usage = lambda path: type("Usage", (), {"free": 10**9}), start.shutil.disk_usage
     code, err = prepare()  # as if another program filled the disk in between
     assert code == 3, err
     assert "can't make disk/packed.partial of 2,88" in err, err
@@ -67,7 +67,7 @@ def main() -> None:
         assert "can't write disk/packed.partial: No space left on device; what was packed is kept, and the same command goes on" in err, err
         assert names() == ["packed.partial"], names()
         assert 0 < (read_packed_file(Path("disk/packed.partial")).filled == 1).sum() < 24
-    os.posix_fallocate, packing_start.shutil.disk_usage = fallocate, disk_usage
+    os.posix_fallocate, start.shutil.disk_usage = fallocate, disk_usage
 
     mount("-o", "remount,size=100m", "disk")
     code, err = prepare()

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from distill.data.decoding import pick_decoder
-from distill.data.packed_file import PackedFile, read_packed_file
-from distill.data.packing import pack
-from distill.data.packing_plan import list_pictures, make_plan
-from distill.data.packing_start import begin
+from distill.data.packing.file import PackedFile, read_packed_file
+from distill.data.packing.fill import pack
+from distill.data.packing.plan import list_pictures, make_plan
+from distill.data.packing.start import begin
 
 
 @pytest.fixture(autouse=True)

@@ -16,8 +16,8 @@ from PIL import Image
 from refusals import check_failure
 from runs import contents
 
-from distill.data.packed_file import FILLED, read_packed_file
-from distill.data.packing import only_packer
+from distill.data.packing.file import FILLED, read_packed_file
+from distill.data.packing.fill import only_packer
 from distill.errors import DataError
 
 HERE = Path(__file__).resolve().parent
@@ -212,8 +212,8 @@ def test_packer_that_is_killed_before_any_change_to_the_disk_ends_with_the_same_
 
 def test_packer_with_processes_that_is_killed_leaves_none_of_them_and_goes_on(distill, root):
     assert distill("data", "prepare", "pictures", "--size", "32", "-o", "whole", "--workers", "0")[0] == 0
-    code = "from distill import cli; from distill.data import packing, packing_marks; "
-    code += "packing_marks._SECONDS_BETWEEN_MARKS = 0.0; packing._PICTURES_AT_ONCE = 1; "
+    code = "from distill import cli; from distill.data.packing import fill, marks; "
+    code += "marks._SECONDS_BETWEEN_MARKS = 0.0; fill._PICTURES_AT_ONCE = 1; "
     code += "cli.main(['data', 'prepare', 'pictures', '--size', '32', '-o', 'packed', '--workers', '1'])"
     packer = subprocess.Popen([sys.executable, "-c", code], env=subprocess_environment(), start_new_session=True)
     while not (Path("packed.partial").exists() and (read_packed_file(Path("packed.partial")).filled == FILLED).any()):

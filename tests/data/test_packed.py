@@ -17,12 +17,12 @@ from safetensors.torch import save_file
 
 from distill.data.decoding import Decoder, pick_decoder
 from distill.data.loader import EvaluationLoader, TrainingLoader
-from distill.data.packed_check import damaged_rows
-from distill.data.packed_file import FILLED, LEFT_OUT, VERSION, read_packed_file
-from distill.data.packed_rows import packed_size
-from distill.data.packing import is_packed_already, pack
-from distill.data.packing_plan import Plan, list_pictures, make_plan, settings_for
-from distill.data.packing_start import begin, discard_damaged, partial_path
+from distill.data.packing.check import damaged_rows
+from distill.data.packing.file import FILLED, LEFT_OUT, VERSION, read_packed_file
+from distill.data.packing.fill import is_packed_already, pack
+from distill.data.packing.plan import Plan, list_pictures, make_plan, settings_for
+from distill.data.packing.rows import packed_size
+from distill.data.packing.start import begin, discard_damaged, partial_path
 from distill.data.resizing import plain_view
 from distill.data.sampler import StepSampler
 from distill.data.sources import packed as packed_source

@@ -13,11 +13,11 @@ from PIL import Image
 
 from distill.data.class_folders import survey
 from distill.data.decoding import pick_decoder
-from distill.data.packed_check import damaged_pictures
-from distill.data.packed_file import PackedFile, read_packed_file
-from distill.data.packing import pack
-from distill.data.packing_plan import list_pictures, make_plan
-from distill.data.packing_start import begin
+from distill.data.packing.check import damaged_pictures
+from distill.data.packing.file import PackedFile, read_packed_file
+from distill.data.packing.fill import pack
+from distill.data.packing.plan import list_pictures, make_plan
+from distill.data.packing.start import begin
 from distill.data.picture_check import _KINDS, HARMS, NOTE, STOPS, Report, check_folder
 from distill.data.sources.imagefolder import ImageFolder
 from distill.errors import DataError

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from distill.data.class_folders import PARTS
-from distill.data.packed_file import FILLED, LEFT_OUT, PackedFile, read_packed_file
-from distill.data.packed_rows import as_picture
+from distill.data.packing.file import FILLED, LEFT_OUT, PackedFile, read_packed_file
+from distill.data.packing.rows import as_picture
 from distill.data.sources._parts import parts_without_train_labels, three_parts
 from distill.data.sources.base import DataSource, Part
 from distill.errors import DataError

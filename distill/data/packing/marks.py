@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from distill.data.packed_file import FILLED, LEFT_OUT, Layout, read_packed_file
-from distill.data.packed_rows import write_all
+from distill.data.packing.file import FILLED, LEFT_OUT, Layout, read_packed_file
+from distill.data.packing.rows import write_all
 
 _SECONDS_BETWEEN_MARKS = 5.0  # what was packed since the last mark is packed again after a kill
 

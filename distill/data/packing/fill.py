@@ -13,11 +13,11 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from distill.data.class_folders import PARTS
-from distill.data.packed_file import FILLED, Settings, read_packed_file
-from distill.data.packed_rows import Job, Row, pack_rows
-from distill.data.packing_marks import Marks
-from distill.data.packing_plan import Listing, Plan, Progress
-from distill.data.packing_start import differing, partial_path
+from distill.data.packing.file import FILLED, Settings, read_packed_file
+from distill.data.packing.marks import Marks
+from distill.data.packing.plan import Listing, Plan, Progress
+from distill.data.packing.rows import Job, Row, pack_rows
+from distill.data.packing.start import differing, partial_path
 from distill.data.processes import in_processes
 from distill.errors import DataError
 from distill.record import sync_folder

@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Callable
 
 from distill.data.class_folders import PARTS
-from distill.data.packed_file import FILLED, PackedFile
+from distill.data.packing.file import FILLED, PackedFile
 from distill.errors import DataError
 
 

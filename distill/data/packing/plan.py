@@ -10,8 +10,8 @@ import numpy as np
 
 from distill.data.class_folders import survey
 from distill.data.decoding import Decoder
-from distill.data.packed_file import Layout, Settings, file_key
-from distill.data.packed_rows import header_sizes, packed_size, resize_name
+from distill.data.packing.file import Layout, Settings, file_key
+from distill.data.packing.rows import header_sizes, packed_size, resize_name
 from distill.data.processes import in_processes
 from distill.data.sources.imagefolder import ImageFolder
 from distill.errors import DataError

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from distill.data.packed_check import damaged_rows
-from distill.data.packed_file import FILLED, Layout, PackedFile, Settings, read_packed_file
-from distill.data.packed_rows import write_all
-from distill.data.packing_plan import Plan, Progress
+from distill.data.packing.check import damaged_rows
+from distill.data.packing.file import FILLED, Layout, PackedFile, Settings, read_packed_file
+from distill.data.packing.plan import Plan, Progress
+from distill.data.packing.rows import write_all
 from distill.errors import DataError
 from distill.record import sync_folder
 
