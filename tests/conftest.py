@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 import torch
 
 from distill import cli
 from distill.engine import costs
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts the tests in the background has them ignore it
 torch.set_num_threads(1)  # these networks are so small that threads wait for each other longer than they work
 
 
