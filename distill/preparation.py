@@ -18,19 +18,13 @@ from distill.build.plan import plan_run
 from distill.data.sources.base import DataSource
 from distill.engine.costs import Costs, measure_costs
 from distill.engine.runtime import only_deterministic, resolve_precision
-from distill.recipe import LossEntry, Recipe
+from distill.recipe import Recipe
 from distill.recipe_losses import Schedule
 from distill.report.console import duration
+from distill.run_results import run_fingerprint
 from distill.running import Job
+from distill.student_alone import control_recipe, is_alone
 from distill.teacher_store import TeacherStore, teacher_recipe
-from distill.training_run import is_alone, run_fingerprint
-
-
-def control_recipe(recipe: Recipe) -> Recipe:
-    """The same student alone: cross-entropy at weight 1, all else equal."""
-    own = {label: entry for label, entry in recipe.losses.items() if entry.name(label) == "ce"}
-    losses = {label: entry.model_copy(update={"weight": 1.0}) for label, entry in own.items()} or {"ce": LossEntry()}
-    return recipe.model_copy(update={"teacher": None, "control": False, "losses": losses})
 
 
 @dataclass(frozen=True)

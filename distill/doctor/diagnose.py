@@ -28,7 +28,7 @@ from distill.doctor.show import show
 from distill.engine.runtime import cores_per_process, make_accelerator, only_deterministic, processes, resolve_precision, use_all_cores
 from distill.engine.stopping import Stopper
 from distill.engine.trainer import Trainer
-from distill.preparation import Preparation, announce, control_recipe, prepare
+from distill.preparation import Preparation, announce, prepare
 from distill.recipe import Data, Recipe
 from distill.recipe_files import Draft, read_draft
 from distill.resolve import Catalogue
@@ -36,6 +36,7 @@ from distill.run_folders import default_name
 from distill.run_state import bytes_written, checkpoint_bytes
 from distill.running import Job
 from distill.structures import Batch
+from distill.student_alone import control_recipe
 from distill.teacher_check import check_teacher
 from distill.teacher_store import TeacherStore, teacher_recipe
 

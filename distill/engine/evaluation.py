@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,9 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from distill.data.loader import EvaluationLoader
-from distill.structures import Outputs
+from distill.structures import Batch, Outputs
+
+Watch = Callable[[Tensor, Batch, Mapping[str, Tensor]], None]  # (positions [n], batch, logits [n, K] by network), once a batch
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,11 @@ class Score:
     """What one network answered for a whole part; rows as in the part."""
 
     predictions: np.ndarray  # [N] int64, the most likely class
+    confidences: np.ndarray  # [N] float32, its probability
     negative_log_likelihoods: np.ndarray  # [N] float32, of the true class
+    squared_errors: np.ndarray  # [N] float32, of the probabilities, summed over the classes
+    in_top5: np.ndarray  # [N] bool, whether fewer than five classes are likelier than the true one
+    divergences: np.ndarray | None  # [N] float32, KL(reference || this network); None where nothing was the reference
     labels: np.ndarray  # [N] int64
 
     @property
@@ -28,12 +34,26 @@ class Score:
         return float((self.predictions == self.labels).mean())
 
     @property
+    def top5(self) -> float:
+        return float(self.in_top5.mean())
+
+    @property
     def nll(self) -> float:
         return float(self.negative_log_likelihoods.mean())
+
+    @property
+    def brier(self) -> float:
+        """Brier score: the mean squared error of the probabilities, 0 to 2. Brier, 1950."""
+        return float(self.squared_errors.mean())
 
     def agreement(self, other: Score) -> float:
         """The share of samples for which both name the same class."""
         return float((self.predictions == other.predictions).mean())
+
+    def agreement_on_mistakes(self, other: Score) -> float | None:
+        """Of the samples that the other gets wrong, the share for which this one names the same wrong class; None if it gets none wrong."""
+        wrong = other.predictions != other.labels
+        return float((self.predictions == other.predictions)[wrong].mean()) if wrong.any() else None
 
 
 @torch.no_grad()
@@ -42,11 +62,15 @@ def score(
     loader: EvaluationLoader,
     accelerator: Accelerator,
     check: Callable[[], None] = lambda: None,
+    *,
+    reference: str | None = None,
+    watches: Sequence[Watch] = (),
 ) -> dict[str, Score]:
     """Scores every network in one pass over the loader, on all processes together; the networks are in eval mode while it lasts.
 
-    check: called once a batch, equally often in all processes; what it raises ends the scoring. Each process fills in the rows that it saw and leaves
-    the others 0; the sum over processes is then exact for any number of samples.
+    check: called once a batch, equally often in all processes; what it raises ends the scoring. reference: the network that the others' divergences
+    are from. watches: called with what every batch gave. Each process fills in the rows that it saw and leaves the others 0; the sum over processes
+    is then exact for any number of samples.
     """
     num_samples, modules = len(loader.part), [network for network in networks.values() if isinstance(network, torch.nn.Module)]
     modes = [module.training for module in modules]
@@ -54,7 +78,7 @@ def score(
         module.eval()
     labels = torch.zeros(num_samples, dtype=torch.int64, device=accelerator.device)
     predictions = {name: torch.zeros_like(labels) for name in networks}
-    likelihoods = {name: torch.zeros(num_samples, device=accelerator.device) for name in networks}
+    values = {name: torch.zeros(len(_VALUES), num_samples, device=accelerator.device) for name in networks}
     batches = iter(loader)
     for _ in range(loader.num_rounds):
         check()
@@ -62,10 +86,12 @@ def score(
             continue
         positions, batch = found
         labels[positions] = batch.labels
-        for name, network in networks.items():
-            logits = network(batch.images).logits.float()
-            predictions[name][positions] = logits.argmax(dim=1)
-            likelihoods[name][positions] = F.cross_entropy(logits, batch.labels, reduction="none")
+        logits = {name: network(batch.images).logits.float() for name, network in networks.items()}
+        for name, ours in logits.items():
+            predictions[name][positions] = ours.argmax(dim=1)
+            values[name][:, positions] = _values(ours, batch.labels, logits.get(reference))
+        for watch in watches:
+            watch(positions, batch, logits)
     for module, mode in zip(modules, modes, strict=True):
         module.train(mode)
 
@@ -73,4 +99,31 @@ def score(
         return accelerator.reduce(tensor, "sum").cpu().numpy()
 
     all_labels = everyones(labels)
-    return {name: Score(everyones(predictions[name]), everyones(likelihoods[name]), all_labels) for name in networks}
+    scores = {}
+    for name in networks:
+        found = dict(zip(_VALUES, everyones(values[name]), strict=True))
+        found |= {"in_top5": found["in_top5"] > 0.5, "divergences": found["divergences"] if reference not in (None, name) else None}
+        scores[name] = Score(everyones(predictions[name]), **found, labels=all_labels)
+    return scores
+
+
+_VALUES = ("confidences", "negative_log_likelihoods", "squared_errors", "in_top5", "divergences")
+
+
+def _values(logits: Tensor, labels: Tensor, reference: Tensor | None) -> Tensor:
+    """[number of _VALUES, n] of logits [n, K]."""
+    log_probabilities = F.log_softmax(logits, dim=1)
+    probabilities = log_probabilities.exp()
+    own = logits.gather(1, labels[:, None])
+    divergences = torch.zeros(len(labels), device=logits.device)
+    if reference is not None and reference is not logits:
+        divergences = F.kl_div(log_probabilities, F.log_softmax(reference, dim=1), reduction="none", log_target=True).sum(dim=1)
+    return torch.stack(
+        [
+            probabilities.amax(dim=1),
+            F.cross_entropy(logits, labels, reduction="none"),
+            (probabilities - F.one_hot(labels, logits.shape[1])).square().sum(dim=1),
+            ((logits > own).sum(dim=1) < 5).float(),
+            divergences,
+        ]
+    )

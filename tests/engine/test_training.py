@@ -15,7 +15,7 @@ from distill.data.sampler import StepSampler
 from distill.data.sources.synthetic import Synthetic
 from distill.data.views import Views
 from distill.engine.distiller import Distiller
-from distill.engine.evaluation import Score, score
+from distill.engine.evaluation import score
 from distill.engine.network import Network
 from distill.engine.optim import make_optimizer, make_schedule
 from distill.engine.runtime import make_accelerator
@@ -265,13 +265,6 @@ def test_score_counts_each_sample_once_and_restores_modes():
     assert result.top1 == expected
     assert result.nll == pytest.approx(torch.nn.functional.cross_entropy(logits, torch.from_numpy(SOURCE.val.labels)).item(), rel=1e-5)
     np.testing.assert_array_equal(result.labels, SOURCE.val.labels)
-
-
-def test_agreement_is_the_share_of_equal_answers():
-    labels = np.array([0, 1, 2, 3])
-    ours, theirs = (Score(np.array(answers), np.zeros(4), labels) for answers in ([0, 1, 1, 3], [0, 2, 1, 0]))
-    assert ours.agreement(theirs) == 0.5
-    assert (ours.top1, theirs.top1) == (0.75, 0.25)
 
 
 def test_network_normalises_like_torchvision():

@@ -1,0 +1,18 @@
+"""The control of every claim: the same student, trained the same way, by itself."""
+
+from __future__ import annotations
+
+from distill.recipe import Recipe
+from distill.recipe_losses import LossEntry
+
+
+def control_recipe(recipe: Recipe) -> Recipe:
+    """The same student alone: cross-entropy at weight 1, all else equal."""
+    own = {label: entry for label, entry in recipe.losses.items() if entry.name(label) == "ce"}
+    losses = {label: entry.model_copy(update={"weight": 1.0}) for label, entry in own.items()} or {"ce": LossEntry()}
+    return recipe.model_copy(update={"teacher": None, "control": False, "losses": losses})
+
+
+def is_alone(recipe: Recipe) -> bool:
+    """Whether this is a student alone: it learns from nothing but the labels."""
+    return recipe.teacher is None and all(entry.name(label) == "ce" for label, entry in recipe.losses.items())
