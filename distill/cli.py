@@ -23,6 +23,13 @@ examples:
   distill train --recipe r50_to_r18 --resume                  the same, or begin if there is none: for jobs that a cluster starts again
   accelerate launch distill/run.py --recipe r50_to_r18        the same, on any number of GPUs
 """
+_COMPARE_HELP = """\
+examples:
+  distill compare runs/*                                      finished runs: a row for each student, over its seeds
+  distill compare r50_to_r18 --losses kd,dkd,dist --seeds 5   trains what is missing of a matrix, and always the student alone
+  distill compare r50_to_r18 --seeds 5 --plan                 only prints the commands, for a cluster's scheduler
+  distill compare study.yaml --html report.html               a matrix from a file, and a report with pictures
+"""
 _DOCTOR_HELP = """\
 examples:
   distill doctor r50_to_r18                                   what that job needs, and what would end it, in about a minute
@@ -109,6 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"distill {__version__}")
     parsers = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_train(parsers)
+    _add_compare(parsers)
     _add_losses(parsers)
     _add_cache(parsers)
     _add_data(parsers)
@@ -124,6 +132,25 @@ def _add_train(parsers: argparse._SubParsersAction) -> None:
     train.add_argument("--plugin", action="append", default=[], metavar="FILE|MODULE", help=_OWN)
     train.add_argument("--resume", nargs="?", const=True, metavar="RUN", help="go on with RUN, or with this recipe's unfinished run")
     train.add_argument("--dry-run", action="store_true", help="show the resolved recipe and where each value comes from, and stop")
+
+
+def _add_compare(parsers: argparse._SubParsersAction) -> None:
+    words = "students side by side, with intervals and the student alone"
+    compare = _add(parsers, "compare", commands.compare, words, epilog=_COMPARE_HELP)
+    compare.add_argument(
+        "overrides", nargs="*", metavar="RUNS|RECIPE|STUDY [KEY=VALUE ...]", help="runs' folders; or recipes or a study file to train"
+    )
+    compare.add_argument("--seeds", metavar="N", help="train: a number of seeds, or a list such as 0,1,2")
+    for name, what in (("losses", "losses, each in place of the recipe's own"), ("students", "student models"), ("teachers", "teacher models")):
+        compare.add_argument(f"--{name}", metavar="A,B", help=f"train: {what}")
+    compare.add_argument("--ablate", action="store_true", help="train: also leave out each of the recipe's losses in turn")
+    compare.add_argument("--plan", action="store_true", help="train nothing: print the commands, one a line")
+    compare.add_argument("--launcher", default="", metavar="WORDS", help='what starts each training, such as "accelerate launch"')
+    compare.add_argument("--against", metavar="NAME", help="the row that the others are compared with (default: each student alone)")
+    compare.add_argument("--json", action="store_true", help="all numbers, for programs")
+    for name, what in (("markdown", "the tables as Markdown"), ("csv", "the numbers as CSV"), ("html", "a report with pictures, one file")):
+        compare.add_argument(f"--{name}", metavar="FILE", help=f"write {what}")
+    compare.add_argument("--plugin", action="append", default=[], metavar="FILE|MODULE", help=_OWN)
 
 
 def _add_losses(parsers: argparse._SubParsersAction) -> None:

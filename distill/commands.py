@@ -68,6 +68,19 @@ def _show(draft, recipe) -> None:
         print(f"{path:<{widths[0]}}  {value:<{min(40, widths[1])}}  {origin}")
 
 
+def compare(options: argparse.Namespace) -> None:
+    from distill.study.options import wish_of
+    from distill.study.show import Output, compare_matrix, compare_runs
+
+    output = Output(options.against, options.json, options.markdown, options.csv, options.html)
+    wish = wish_of(options)
+    if wish is None:
+        compare_runs(options.overrides, output)
+    else:
+        with _stopping_early():
+            compare_matrix(wish, _plugins(options), output, plan=options.plan, launcher=options.launcher)
+
+
 def list_losses(options: argparse.Namespace) -> None:
     from distill.losses_command import list_losses
 

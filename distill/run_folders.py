@@ -41,7 +41,7 @@ def claim_new(runs_dir: Path, base_name: str, recipe: Recipe, *, is_fixed: bool)
     for path in _names(runs_dir, base_name):
         if folder := _opened_if_new(path, other_will_do=not is_fixed):
             return folder
-        if is_unfinished(path) and (is_fixed or _changes(path, recipe) == []) and not _is_held(path):
+        if is_unfinished(path) and (is_fixed or changes(path, recipe) == []) and not _is_held(path):
             raise DataError(f"{path} is not finished ({_state(path)}): add --resume to go on with it, or set run_name=OTHER, or remove the folder")
         if is_fixed:
             raise DataError(f"{path} holds a run already; set run_name=OTHER, or remove the folder")
@@ -56,7 +56,7 @@ def claim_next(runs_dir: Path, base_name: str) -> RunFolder:
 def claim_unfinished(runs_dir: Path, base_name: str, recipe: Recipe) -> RunFolder | None:
     """The folder of an unfinished run of this recipe, opened; None if there is none that no other job holds."""
     for path in _runs(runs_dir, base_name):
-        if is_unfinished(path) and _changes(path, recipe) == []:
+        if is_unfinished(path) and changes(path, recipe) == []:
             try:
                 return _opened(path)
             except FolderInUseError:
@@ -71,7 +71,7 @@ def claim_again(runs_dir: Path, base_name: str, recipe: Recipe, *, is_fixed: boo
     that name has another recipe.
     """
     paths = [runs_dir / base_name] if is_fixed else _runs(runs_dir, base_name)
-    same = [path for path in paths if _changes(path, recipe) == []]
+    same = [path for path in paths if changes(path, recipe) == []]
     unfinished = [path for path in same if is_unfinished(path)]
     for path in unfinished:
         try:
@@ -83,7 +83,7 @@ def claim_again(runs_dir: Path, base_name: str, recipe: Recipe, *, is_fixed: boo
         if is_finished(path):
             raise FinishedError(path)
     if is_fixed and is_unfinished(paths[0]):
-        listed = "\n  ".join(_changes(paths[0], recipe) or ["its recipe can't be read"])
+        listed = "\n  ".join(changes(paths[0], recipe) or ["its recipe can't be read"])
         raise RecipeError(f"{paths[0]} was begun with another recipe, so it can't be gone on with:\n  {listed}\nset run_name=OTHER for a new run")
     return None
 
@@ -156,7 +156,7 @@ def _opened(path: Path) -> RunFolder:
     return folder
 
 
-def _changes(path: Path, recipe: Recipe) -> list[str] | None:
+def changes(path: Path, recipe: Recipe) -> list[str] | None:
     """How this recipe differs from the one that the folder's run was begun with; None if that can't be read."""
     try:
         return differences(load_recipe(path), recipe) if (path / record.RECIPE_FILE).is_file() else None

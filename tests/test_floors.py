@@ -69,6 +69,7 @@ FLOORS = {
     "distill.data_prepare_command": 6,
     "distill.new_loss": 6,
     "distill.doctor": 7,
+    "distill.study": 7,
     "distill.caching": 7,
     "distill.commands": 8,
     "distill.cli": 8,
