@@ -132,7 +132,7 @@ def sibling(run: Run) -> Path | None:
 def read_arrays(path: Path, needed: Iterable[str] = ()) -> dict[str, np.ndarray]:
     """Raises DataError if the file is not one that a run wrote; never runs code from it."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:  # np.load leaves a damaged file open
             found = {name: arrays[name] for name in arrays.files}
     except Exception as error:  # a damaged archive fails in many ways
         raise DataError(f"{path} is missing or damaged ({error}); remove that run's folder and train it again") from error

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from distill.errors import DataError
 from distill.record import PREDICTIONS_FILE
+from distill.report.runs import read_arrays
 from distill.report.statistics import PairedDifference, paired_difference
 
 ROWS = (("teacher", "teacher"), ("alone", "student alone"), ("distilled", "distilled student"))
@@ -45,13 +45,9 @@ def compare_runs(distilled: Path, alone: Path) -> PairedDifference:
 
 
 def _test_answers(run: Path) -> tuple[np.ndarray, np.ndarray]:
-    """(the student's answers, the labels). Raises DataError if the file is not one that a run wrote; never runs code from it."""
-    path = run / PREDICTIONS_FILE
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return arrays["test"], arrays["test_labels"]
-    except Exception as error:  # a damaged archive fails in many ways
-        raise DataError(f"{path} is missing or damaged ({error}); remove that run's folder and train it again") from error
+    """(the student's answers, the labels)."""
+    arrays = read_arrays(run / PREDICTIONS_FILE, ("test", "test_labels"))
+    return arrays["test"], arrays["test_labels"]
 
 
 def verdict(summary: Mapping[str, Any], difference: PairedDifference) -> str:

@@ -18,22 +18,9 @@ from distill.recipe_files import Draft, fingerprint, list_recipes, load_recipe, 
 from distill.resolve import Catalogue
 from distill.run_folders import changes, is_finished
 from distill.student_alone import control_recipe, is_alone
+from distill.study.wish import Wish
 
 _MOST_CELLS = 10_000
-
-
-@dataclass(frozen=True)
-class Wish:
-    """What is to be compared: every recipe with every student, teacher and variant, for each seed, and each student alone."""
-
-    recipes: Sequence[str]
-    seeds: Sequence[int]
-    losses: Sequence[str] = ()  # each in place of the recipe's own losses, at the weights of its own recipe losses/NAME
-    students: Sequence[str] = ()
-    teachers: Sequence[str] = ()
-    variants: Mapping[str, Sequence[str]] | None = None  # name -> overrides
-    ablate: bool = False  # also leave out each of the recipe's losses in turn
-    overrides: Sequence[str] = ()  # for all
 
 
 @dataclass(frozen=True)

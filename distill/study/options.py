@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 
 from distill.errors import RecipeError
-from distill.study.matrix import Wish
 from distill.study.study_file import is_study, read_study
+from distill.study.wish import Wish
 
 _MOST_SEEDS = 1000
 

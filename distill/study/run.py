@@ -46,7 +46,7 @@ def train_missing(cells: Sequence[Cell], console: Console, launcher: Sequence[st
     failures, durations = [], []
     for number, cell in enumerate(missing, start=1):
         left = f", about {duration(sum(durations) / len(durations) * (len(missing) - number + 1))} left" if durations else ""
-        console.rule(f"{number}/{len(missing)}  {cell.row}, seed {cell.seed}{left}")
+        console.print(f"\n{number}/{len(missing)}: {cell.row}, seed {cell.seed}{left}", style="bold")
         started = time.monotonic()
         code = _run(cell, launcher)
         if code in (_STOPPED, _INTERRUPTED):

@@ -13,7 +13,7 @@ from distill.recipe import what_is_wrong
 from distill.recipe_search import read_text, shown_path
 from distill.recipe_types import Arguments, Count, Label, Section, Seed, Text
 from distill.recipe_yaml import dotted, parse, plain_values
-from distill.study.matrix import Wish
+from distill.study.wish import Wish
 
 
 class Study(Section):
