@@ -64,10 +64,11 @@ class Run:
         """The arrays of predictions.npz. Raises DataError if it is not one that a run wrote; never runs code from it."""
         return read_arrays(self.path / record.PREDICTIONS_FILE, ("test", "test_labels"))
 
-    @property
+    @cached_property
     def is_right(self) -> np.ndarray:
         """[N] bool, of each test picture."""
-        return self.answers["test"] == self.answers["test_labels"]
+        found = read_arrays(self.path / record.PREDICTIONS_FILE, ("test", "test_labels"), others=False)
+        return found["test"] == found["test_labels"]
 
     @cached_property
     def events(self) -> list[dict[str, Any]]:
@@ -129,11 +130,11 @@ def sibling(run: Run) -> Path | None:
     return path if path is not None and _why_not(path) is None else None
 
 
-def read_arrays(path: Path, needed: Iterable[str] = ()) -> dict[str, np.ndarray]:
-    """Raises DataError if the file is not one that a run wrote; never runs code from it."""
+def read_arrays(path: Path, needed: Sequence[str] = (), *, others: bool = True) -> dict[str, np.ndarray]:
+    """others: also those arrays that are not needed. Raises DataError if the file is not one that a run wrote; never runs code from it."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:  # np.load leaves a damaged file open
-            found = {name: arrays[name] for name in arrays.files}
+            found = {name: arrays[name] for name in arrays.files if others or name in needed}
     except Exception as error:  # a damaged archive fails in many ways
         raise DataError(f"{path} is missing or damaged ({error}); remove that run's folder and train it again") from error
     if missing := [name for name in needed if name not in found]:
