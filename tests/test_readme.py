@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fake_runs import write_study
 from PIL import Image
 from runs import SMALL
 
@@ -36,6 +37,10 @@ def commands() -> list[str]:
 
 def train_commands() -> list[str]:
     return [command for command in commands() if command.startswith("distill train")]
+
+
+def other_commands() -> list[str]:
+    return [command for command in commands() if not command.startswith(("distill train", "distill compare")) and "--replay" not in command]
 
 
 def make_pictures(folder: Path) -> None:
@@ -71,7 +76,16 @@ def test_each_train_command_of_the_readme_is_valid(command, distill):
     assert "student.model" in out
 
 
-@pytest.mark.parametrize("command", [command for command in commands() if command not in train_commands() and "--replay" not in command])
+@pytest.mark.parametrize("command", [command for command in commands() if command.startswith("distill compare")])
+def test_each_compare_command_of_the_readme_is_valid(command, distill):
+    write_study({0: 800, 1: 810}, kd={0: 830, 1: 836})
+    words = [str(path) for word in shlex.split(command)[1:] for path in (sorted(Path().glob(word)) if "*" in word else [word])]
+    code, out, err = distill(*words, *(["--plan"] if "--seeds" in words else []))
+    assert code == 0, err
+    assert "distill train --recipe r50_to_r18" in out if "--seeds" in words else "kd beats the same student alone" in out
+
+
+@pytest.mark.parametrize("command", other_commands())
 def test_each_other_command_of_the_readme_runs(command, distill, monkeypatch):
     monkeypatch.setattr(measures, "_SECONDS_MEASURED", 0.0)
     monkeypatch.setenv("HOME", str(Path.cwd()))
