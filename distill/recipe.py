@@ -28,6 +28,7 @@ from distill.recipe_types import (
     Seed,
     Share,
     Text,
+    Tracking,
     UpToOne,
     Whole,
     number,
@@ -175,6 +176,7 @@ class Recipe(Section):
     run_name: RunName | None = Field(None, description="Name of the run's folder; null for an automatic one.")
     runs_dir: Text = Field("runs", description="Folder that run folders are written to.")
     time_limit: Positive | None = Field(None, description="Minutes after which the command saves and stops with exit code 75; null for none.")
+    tracking: Tracking = Field([], description="Where the run is also followed: tensorboard, trackio, wandb, mlflow.")
     deterministic: StrictBool = Field(False, description="Only operations that give the same bits each time, which may be slower on GPUs.")
     teacher: Teacher | None = Field(None, description="The network that is learned from; null for none.")
     student: Student = Field(description="The network that learns.")

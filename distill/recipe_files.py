@@ -220,5 +220,5 @@ _ASIDE: dict[str, Any] = {
     "data": {"root", "workers"},
     "train": {"log_every", "log_gradients_every", "checkpoint_every_minutes", "checkpoint_every_steps", "keep_checkpoints"},
     "teacher": {"check": True, "claimed_top1": True, "cache": {"folder"}},
-    **dict.fromkeys(("description", "run_name", "runs_dir", "control", "time_limit", "deterministic"), True),
+    **dict.fromkeys(("description", "run_name", "runs_dir", "control", "time_limit", "tracking", "deterministic"), True),
 }

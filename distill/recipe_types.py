@@ -62,6 +62,7 @@ Ratio = Annotated[tuple[Positive, Positive], numbers(2), RISING]
 Milestones = Annotated[list[Inside], RISING, DISTINCT]
 Norm = Literal["batch", "sync", "group", "frozen"]
 Precision = Literal["auto", "fp32", "bf16", "fp16", "fp64"]
+Tracking = Annotated[list[Literal["tensorboard", "trackio", "wandb", "mlflow"]], DISTINCT]
 
 
 class Section(BaseModel, extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False):

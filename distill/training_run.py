@@ -25,6 +25,7 @@ from distill.engine.network import Network
 from distill.engine.runtime import make_accelerator, only_deterministic, resolve_precision
 from distill.engine.saving import Saving
 from distill.engine.teacher_cache import CachedTeacher
+from distill.engine.trackers import Trackers
 from distill.errors import DivergedError
 from distill.recipe import Recipe
 from distill.report.console import RunProgress
@@ -56,8 +57,11 @@ def train_run(
 
     Goes on from the folder's newest whole checkpoint, if there is one.
     """
-    with only_deterministic(recipe.deterministic):
-        return _train_run(recipe, name, folder, source, job, costs, teacher_weights)
+    followed = Trackers(recipe.tracking if job.is_main else (), name, folder.path, recipe.model_dump(mode="json"), job.say)
+    with only_deterministic(recipe.deterministic), followed as trackers:
+        summary = _train_run(recipe, name, folder, source, job, costs, teacher_weights, trackers)
+        trackers.finish(summary)
+        return summary
 
 
 def _train_run(
@@ -68,6 +72,7 @@ def _train_run(
     job: Job,
     costs: Mapping[str, Costs],
     teacher_weights: TeacherWeights | None,
+    trackers: Trackers,
 ) -> dict[str, Any]:
     started, precision = time.perf_counter(), resolve_precision(recipe.train.precision, job.state.device)
     accelerator = make_accelerator(recipe.train.accumulation)
@@ -82,7 +87,7 @@ def _train_run(
     saving = make_saving(recipe, folder, source, pieces, job, precision)
     teacher_seconds = 1 / costs["teacher"].images_per_second if "teacher" in costs else None
     kept = open_cache(recipe, source, pieces, precision=precision, say=job.say, teacher_seconds=teacher_seconds)
-    scored = _train(recipe, name, folder, source, job, pieces, accelerator, precision, saving, kept)
+    scored = _train(recipe, name, folder, source, job, pieces, accelerator, precision, saving, kept, trackers)
     with job.stopper.deferred():  # all that was trained is in a checkpoint
         results = score_parts(recipe, source, scored, pieces, accelerator, job)
     summary = summarise(recipe, name, source, job, results, costs, seconds_before(saving.start) + time.perf_counter() - started)
@@ -105,6 +110,7 @@ def _train(
     precision: str,
     saving: Saving,
     kept: CachedTeacher | None,
+    trackers: Trackers,
 ) -> Network:
     """Trains with progress shown and metrics written by the first process; returns the network that is scored and kept."""
     plan = plan_run(recipe, source, job.state.num_processes)
@@ -114,6 +120,7 @@ def _train(
             if job.is_main:
                 folder.append(event)
                 progress(event)
+                trackers(event)
 
         how = {"precision": precision, "log": log, "saving": saving, "stopper": job.stopper, "teacher": kept, "warn": job.say}
         trainer, scored = build_trainer(recipe, source, pieces, accelerator, **how)

@@ -63,7 +63,7 @@ def test_smallest_recipe_is_filled_with_the_documented_defaults():
         "checkpoint_every_steps": None,
         "keep_checkpoints": 2,
     }
-    assert (built.time_limit, built.deterministic, built.student.frozen) == (None, False, [])
+    assert (built.time_limit, built.tracking, built.deterministic, built.student.frozen) == (None, [], False, [])
     assert built.train.model_dump() == {"epochs": 10, "lr": 0.1, **expected}
 
 
@@ -102,6 +102,7 @@ GOOD = [
     ("data.image_size", 8),
     ("teacher.weights", "runs/r50"),
     ("teacher.claimed_top1", 1),
+    ("tracking", ["mlflow", "tensorboard", "trackio", "wandb"]),
     ("losses.my_kd2", {"type": "kd", "temperature": 4, "layers": ["layer3"]}),
 ]
 

@@ -360,7 +360,7 @@ def test_explain_names_every_value_with_its_origin():
     assert rows["train.milestones"] == ([0.9], "override `train.milestones=[0.9]`")
     assert rows["teacher"] == (None, "override `teacher=null`")
     assert rows["data.augment.flip"] == (0.5, "default")
-    assert len(rows) == 8 + 10 + 5 + 28 + 24  # top level, student, losses, data, train
+    assert len(rows) == 9 + 10 + 5 + 28 + 24  # top level, student, losses, data, train
 
 
 def test_resolved_recipe_loads_to_an_equal_one():
@@ -382,7 +382,7 @@ def test_fingerprint_changes_with_what_decides_the_result_only():
     first = fingerprint(overridden(teacher))
     assert len(first) == 64
     aside = ["description=x", "run_name=x", "runs_dir=x", "control=true", "data.workers=3", "train.log_every=7"]
-    aside += ["teacher.check=false", "teacher.claimed_top1=0.5"]
+    aside += ["teacher.check=false", "teacher.claimed_top1=0.5", "tracking=[tensorboard, mlflow]"]
     assert {fingerprint(overridden(teacher, override)) for override in aside} == {first}
     deciding = ["seed=1", "train.lr=0.2", "losses.kd.temperature=3", "losses.ce.weight=2", "data.view_seed=1"]
     deciding += ["teacher.model=x", "~teacher", "student.norm=group"]

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from distill.build.arguments import check_arguments, construct
+from distill.engine.trackers_accelerate import what_is_missing
 from distill.errors import RecipeError
 from distill.models.zoo import model_exists
 from distill.recipe import shown_value
@@ -17,7 +18,7 @@ from distill.resolve import Catalogue
 
 def find_problems(values: Mapping[str, Any], catalogue: Catalogue) -> list[Problem]:
     """Every problem found in a recipe's raw values; what is not a mapping where one is needed is left to the check of the structure."""
-    found = [*_in_losses(values, catalogue), *_in_models(values), *_in_source(values, catalogue)]
+    found = [*_in_losses(values, catalogue), *_in_models(values), *_in_source(values, catalogue), *_in_tracking(values)]
     return found + ([*_without_labels(values, catalogue)] if _mapping(values, "data").get("labels") == "none" else [])
 
 
@@ -94,6 +95,13 @@ def _in_source(values: Mapping[str, Any], catalogue: Catalogue) -> Iterator[Prob
     if isinstance(given, Mapping):
         for argument, message in check_arguments(cls, given)[1]:
             yield Problem(".".join(filter(None, ("data.arguments", argument))), message)
+
+
+def _in_tracking(values: Mapping[str, Any]) -> Iterator[Problem]:
+    names = values.get("tracking")
+    for name in names if isinstance(names, list) else ():
+        if isinstance(name, str) and (message := what_is_missing(name)):
+            yield Problem("tracking", message)
 
 
 def _mapping(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
