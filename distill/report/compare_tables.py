@@ -22,7 +22,7 @@ _ABSENT = "-"
 
 def terminal_tables(comparison: Comparison) -> Iterator[Table]:
     """What is claimed, the answers, and the cost; each fits 100 columns."""
-    for title, heading, cells in _tables(comparison):
+    for title, heading, cells in tables(comparison):
         table = Table(title=title, title_justify="left")
         for number, name in enumerate(heading):
             table.add_column(name, justify="left" if not number else "right")
@@ -34,7 +34,7 @@ def terminal_tables(comparison: Comparison) -> Iterator[Table]:
 def markdown(comparison: Comparison) -> str:
     """Tables, teachers and verdicts."""
     blocks = []
-    for _, heading, cells in _tables(comparison):
+    for _, heading, cells in tables(comparison):
         lines = [heading, [":--", *["--:"] * (len(heading) - 1)], *cells]
         blocks.append("\n".join("| " + " | ".join(_escaped(cell) for cell in line) + " |" for line in lines))
     blocks.append("\n".join(f"- {_escaped(sentence)}" for sentence in [*_about(comparison), *verdicts(comparison)]))
@@ -63,8 +63,8 @@ def _about(comparison: Comparison) -> list[str]:
     return [*teachers, f"Accuracies are those of the last epoch on {comparison.num_test:,} test pictures, with 95 % intervals over seeds."]
 
 
-def _tables(comparison: Comparison) -> Iterator[tuple[str, list[str], list[list[str]]]]:
-    """(title, headings, cells)."""
+def tables(comparison: Comparison) -> Iterator[tuple[str, list[str], list[list[str]]]]:
+    """(title, headings, cells) of what is claimed, of the answers, and of the cost."""
     references = {row.reference.name for row in comparison.rows if row.reference}
     against = "vs alone" if all(name.endswith(" alone") for name in references) else f"vs {', '.join(sorted(references))}"
     heading = ["", "seeds", "test top-1, %", f"{against}, points", "p (Holm)", "gap closed", "best val epoch, %"]

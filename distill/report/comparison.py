@@ -89,10 +89,10 @@ def compare(runs: Sequence[Run], against: str | None = None) -> Comparison:
 
 
 def difference_of(first: Student, second: Student) -> Difference:
-    """Of test top-1: paired over the seeds that both have, else by Welch's test."""
+    """Of test top-1: paired over the seeds that both have, if these are two at least or all that one of them has; else by Welch's test."""
     ours, theirs = first.by_seed, second.by_seed
     common = sorted(ours.keys() & theirs.keys())
-    if len(common) >= 2 or len(common) == len(ours) == len(theirs):
+    if len(common) >= 2 or len(common) == min(len(ours), len(theirs)) == 1:
         return paired_seeds(*([_top1(runs[seed]) for seed in common] for runs in (ours, theirs)))
     return unpaired_seeds(*([_top1(run) for run in student.runs] for student in (first, second)))
 

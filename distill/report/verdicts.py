@@ -24,6 +24,11 @@ def verdict(row: Row, num_test: int) -> str:
     other = row.reference.name if not row.reference.is_alone else "the same student alone"
     if row.difference.num < 2 and row.pictures is not None:
         return _of_one_seed(row, other, num_test)
+    if row.difference.num < 2:
+        return (
+            f"{row.student.name}: {100 * row.difference.mean:+.2f} points to {other}, but one of the two has a single seed, which the other lacks: "
+            "nothing can be tested; run the same seeds of both."
+        )
     return _of_seeds(row.student.name, other, row.difference, row.adjusted_p) + _limit(row, num_test) + "."
 
 

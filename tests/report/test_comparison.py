@@ -118,6 +118,20 @@ def test_other_seeds_are_compared_unpaired():
     assert not rows["kd"].difference.is_paired
 
 
+def test_one_seed_is_compared_with_the_same_seed_of_several():
+    write_study(ALONE, kd={1: 830})
+    found, rows, _ = compared()
+    assert rows["kd"].difference.mean == pytest.approx(0.020)
+    assert rows["kd"].pictures is not None
+    assert "with one seed" in verdicts(found)[0]
+
+
+def test_single_seed_that_the_other_lacks_can_not_be_tested():
+    write_study(ALONE, kd={9: 830})
+    found, *_ = compared()
+    assert "one of the two has a single seed, which the other lacks: nothing can be tested" in verdicts(found)[0]
+
+
 def test_only_common_seeds_are_paired():
     write_study(ALONE, kd={0: 830, 3: 824, 9: 990})
     _, rows, _ = compared()
