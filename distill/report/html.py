@@ -9,6 +9,15 @@ from importlib import resources
 from distill.report.compare_tables import tables
 from distill.report.comparison import Comparison
 from distill.report.console import printable
+from distill.report.page_charts import (
+    class_chart,
+    interval_chart,
+    learning_curves,
+    loss_curves,
+    pareto_chart,
+    reliability_chart,
+    similarity_cells,
+)
 from distill.report.page_conditions import conditions, recipe_differences
 from distill.report.page_pictures import Picture, differing_pictures
 from distill.report.verdicts import verdicts
@@ -18,11 +27,18 @@ _TITLE = "Students compared"
 
 def page(comparison: Comparison) -> str:
     """The whole file's text."""
-    css = resources.files("distill.report").joinpath("page.css").read_text(encoding="utf-8")
+    css = resources.files("distill.report").joinpath("report.css").read_text(encoding="utf-8")
     parts = [
         section("What may be claimed", sentences(verdicts(comparison))),
         *(section(title[:1].upper() + title[1:], table(heading, cells)) for title, heading, cells in tables(comparison)),
+        section("Test top-1, single seeds (small), mean and 95 % interval", interval_chart(comparison)),
+        section("Accuracy against cost", pareto_chart(comparison)),
+        section("Val top-1 while training, mean and range over seeds", learning_curves(comparison)),
+        section("Accuracy by class on test", class_chart(comparison)),
+        section("Reliability on test", reliability_chart(comparison)),
+        *_similarity(comparison),
         *_pictures(comparison),
+        section("The loss and its terms, mean and range over seeds", loss_curves(comparison)),
         section("What differs between the recipes", *_about_recipes(comparison)),
         section("Made with", table(*conditions(comparison))),
     ]
@@ -55,6 +71,11 @@ def table(heading: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
 def _about_recipes(comparison: Comparison) -> list[str]:
     heading, cells = recipe_differences(comparison)
     return [table(heading, cells)] if cells else ["<p>Nothing but the seeds.</p>"]
+
+
+def _similarity(comparison: Comparison) -> list[str]:
+    heading, cells = similarity_cells(comparison)
+    return [section("Likeness of teacher and student by layer (linear CKA on val, 1 is equal)", table(heading, cells))] if cells else []
 
 
 def _pictures(comparison: Comparison) -> list[str]:

@@ -62,6 +62,8 @@ def test_page_is_whole_and_loads_nothing():
     assert "<td>83.27 ± " in text
     assert "emu" in text
     assert "student: dog (75%)" in text
+    assert tags.seen.count("svg") > 8
+    assert '<th scope="col">layer4</th>' in text
 
 
 def test_recipes_and_machines_that_differ_are_shown():
