@@ -47,7 +47,7 @@ def range_of(values: Iterable[float], *, margin: float = 0.06, least: float = 1e
 class Chart:
     """One chart; `svg` is its text. Everything outside of the plot is in the coordinates of the picture, everything inside in those of the axes."""
 
-    def __init__(self, title: str, x: Range, y: Range, *, x_title: str = "", y_title: str = "", size: tuple[int, int] = (640, 320), left: int = 60):
+    def __init__(self, title: str, x: Range, y: Range, *, x_title: str = "", y_title: str = "", size: tuple[int, int] = (500, 300), left: int = 50):
         self.title, self.x, self.y = title, x, y
         self.width, self.height = size
         self.left, self.right, self.top, self.bottom = left, self.width - 16, 26, self.height - 44
@@ -124,7 +124,7 @@ class Chart:
 
     @property
     def svg(self) -> str:
-        shape = f'viewBox="0 0 {self.width} {self.height}" style="max-width:{self.width * 1.15:.0f}px"'
+        shape = f'viewBox="0 0 {self.width} {self.height}" style="max-width:{self.width * 1.3:.0f}px"'
         head = f'<svg {shape} role="img" aria-label="{_text(self.title)}"><title>{_text(self.title)}</title>'
         return head + "".join(self._parts) + "</svg>"
 

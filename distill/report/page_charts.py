@@ -24,8 +24,8 @@ def interval_chart(comparison: Comparison) -> str:
     values = [100 * run.row["test_top1"] for run in comparison.runs]
     values += [100 * end for row in rows for end in (row.top1.low, row.top1.high)] + [100 * top1 for top1 in comparison.teachers.values()]
     x = range_of(values)
-    size = 640, 70 + _ROW_HEIGHT * len(rows)
-    chart = Chart("test top-1 by student", x, Range(0, len(rows)), x_title="test top-1 of the last epoch, %", size=size, left=190)
+    size = 500, 70 + _ROW_HEIGHT * len(rows)
+    chart = Chart("test top-1 by student", x, Range(0, len(rows)), x_title="test top-1 of the last epoch, %", size=size, left=150)
     chart.axes(_number, None)
     for model, top1 in comparison.teachers.items():
         chart.across(100 * top1, f"teacher {model}")
@@ -59,7 +59,7 @@ def loss_curves(comparison: Comparison) -> str:
 def reliability_chart(comparison: Comparison) -> str:
     """Of the answers that a student is so sure of, how many are right; on the diagonal its probabilities are true. All seeds together; bins of fewer
     than 5 answers are left out."""
-    chart = Chart("reliability", Range(0, 1), Range(0, 1), x_title="how sure, mean of a bin", y_title="right", size=(440, 400))
+    chart = Chart("reliability", Range(0, 1), Range(0, 1), x_title="how sure, mean of a bin", y_title="right", size=(400, 380))
     chart.axes(_share, _share)
     chart.line([(0, 0), (1, 1)], 0, kind="reference")
     names = []
@@ -88,8 +88,8 @@ def class_chart(comparison: Comparison) -> str:
     order = np.argsort(-np.nan_to_num(gain, nan=-9.0), kind="stable")
     shown = order if len(order) <= _MOST_CLASSES else np.concatenate([order[: _MOST_CLASSES // 2], order[-_MOST_CLASSES // 2 :]])
     x = range_of(100 * value for values in series.values() for value in values[shown])
-    size = 640, 70 + _ROW_HEIGHT * len(shown)
-    chart = Chart("accuracy by class", x or Range(0, 100), Range(0, len(shown)), x_title="of the class's test pictures right, %", size=size, left=190)
+    size = 500, 70 + _ROW_HEIGHT * len(shown)
+    chart = Chart("accuracy by class", x or Range(0, 100), Range(0, len(shown)), x_title="of the class's test pictures right, %", size=size, left=150)
     chart.axes(_number, None)
     class_names = comparison.runs[0].data.get("class_names") or []
     for number, label in enumerate(shown):
@@ -196,7 +196,7 @@ def _share(value: float) -> str:
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= 26 else f"{name[:12]}…{name[-12:]}"
+    return name if len(name) <= 20 else f"{name[:9]}…{name[-10:]}"
 
 
 def _escaped(name: str) -> str:
