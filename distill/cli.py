@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from distill import __version__, commands
 from distill.errors import DistillError, StoppedError
+from distill.evaluating.options import EVAL_HELP, add_eval_options
 
 _OWN = "your own losses or data sources; may be repeated"
 _TRAIN_HELP = """\
@@ -117,6 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     parsers = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_train(parsers)
     _add_compare(parsers)
+    add_eval_options(_add(parsers, "eval", commands.evaluate, "one network in detail, or two on the same pictures", epilog=EVAL_HELP))
     _add_losses(parsers)
     _add_cache(parsers)
     _add_data(parsers)

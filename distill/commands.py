@@ -81,6 +81,15 @@ def compare(options: argparse.Namespace) -> None:
             compare_matrix(wish, _plugins(options), output, plan=options.plan, launcher=options.launcher)
 
 
+def evaluate(options: argparse.Namespace) -> None:
+    from distill.evaluating.options import words_of
+
+    words = words_of(options)
+    from distill.evaluating.evaluate import evaluate
+
+    evaluate(words, _plugins(options), as_json=options.json)
+
+
 def list_losses(options: argparse.Namespace) -> None:
     from distill.losses_command import list_losses
 

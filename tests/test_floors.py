@@ -71,6 +71,7 @@ FLOORS = {
     "distill.doctor": 7,
     "distill.study": 7,
     "distill.caching": 7,
+    "distill.evaluating": 7,
     "distill.commands": 8,
     "distill.cli": 8,
     "distill.run": 8,

@@ -250,10 +250,10 @@ def test_student_alone_that_was_cut_off_is_gone_on_with(distill, monkeypatch):
 
 
 def test_run_that_is_killed_when_it_is_scored_trains_nothing_again(distill, monkeypatch, whole):
-    from distill import training_run
+    from distill import run_results
 
     with monkeypatch.context() as patched:
-        kill_at(patched, training_run, "_score_part", 2)
+        kill_at(patched, run_results, "_score", 2)
         with pytest.raises(Killed):
             distill("train", *SMALL, "run_name=plain")
     monkeypatch.setattr(Trainer, "_update", lambda self: pytest.fail("a step is trained again"))
