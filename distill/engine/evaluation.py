@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,28 +73,24 @@ def score(
     are from. watches: called with what every batch gave. Each process fills in the rows that it saw and leaves the others 0; the sum over processes
     is then exact for any number of samples.
     """
-    num_samples, modules = len(loader.part), [network for network in networks.values() if isinstance(network, torch.nn.Module)]
-    modes = [module.training for module in modules]
-    for module in modules:
-        module.eval()
+    num_samples = len(loader.part)
     labels = torch.zeros(num_samples, dtype=torch.int64, device=accelerator.device)
     predictions = {name: torch.zeros_like(labels) for name in networks}
     values = {name: torch.zeros(len(_VALUES), num_samples, device=accelerator.device) for name in networks}
-    batches = iter(loader)
-    for _ in range(loader.num_rounds):
-        check()
-        if (found := next(batches, None)) is None:  # another process has one batch more
-            continue
-        positions, batch = found
-        labels[positions] = batch.labels
-        logits = {name: network(batch.images).logits.float() for name, network in networks.items()}
-        for name, ours in logits.items():
-            predictions[name][positions] = ours.argmax(dim=1)
-            values[name][:, positions] = _values(ours, batch.labels, logits.get(reference))
-        for watch in watches:
-            watch(positions, batch, logits)
-    for module, mode in zip(modules, modes, strict=True):
-        module.train(mode)
+    with _in_eval_mode(networks.values()):
+        batches = iter(loader)
+        for _ in range(loader.num_rounds):
+            check()
+            if (found := next(batches, None)) is None:  # another process has one batch more
+                continue
+            positions, batch = found
+            labels[positions] = batch.labels
+            logits = {name: network(batch.images).logits.float() for name, network in networks.items()}
+            for name, ours in logits.items():
+                predictions[name][positions] = ours.argmax(dim=1)
+                values[name][:, positions] = _values(ours, batch.labels, logits.get(reference))
+            for watch in watches:
+                watch(positions, batch, logits)
 
     def everyones(tensor: Tensor) -> np.ndarray:
         return accelerator.reduce(tensor, "sum").cpu().numpy()
@@ -105,6 +102,20 @@ def score(
         found |= {"in_top5": found["in_top5"] > 0.5, "divergences": found["divergences"] if reference not in (None, name) else None}
         scores[name] = Score(everyones(predictions[name]), **found, labels=all_labels)
     return scores
+
+
+@contextlib.contextmanager
+def _in_eval_mode(networks: Iterable[object]) -> Iterator[None]:
+    """Each network has its own mode again afterwards, however that ends."""
+    modules = [network for network in networks if isinstance(network, torch.nn.Module)]
+    modes = [module.training for module in modules]
+    try:
+        for module in modules:
+            module.eval()
+        yield
+    finally:
+        for module, mode in zip(modules, modes, strict=True):
+            module.train(mode)
 
 
 _VALUES = ("confidences", "negative_log_likelihoods", "squared_errors", "in_top5", "divergences")
