@@ -21,6 +21,8 @@ def own_folders(tmp_path, monkeypatch):
     monkeypatch.delenv("DISTILL_PLUGINS", raising=False)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(costs, "_SECONDS_MEASURED", 0.0)  # one timed call is enough where no test looks at the speed
+    yield
+    torch.set_flush_denormal(False)  # a run in this process has set it; the tests after it start as a new process does
 
 
 @pytest.fixture
