@@ -142,7 +142,8 @@ def _do(preparation: Preparation, folder: record.RunFolder, source: DataSource, 
     if alone is not None:
         difference = compare_runs(folder.path, alone)
         row = record.read_json(alone / record.SUMMARY_FILE)["alone"] | {"run": alone.name}
-        row["images_per_second"] = summary["distilled"]["images_per_second"]  # the same network: one measurement, not two that differ by noise
+        ours = summary["distilled"]
+        row |= {name: ours[name] for name in ("images_per_second", "latency_ms")}  # the same network: one measurement, not two that differ by noise
         summary |= {"alone": row, "difference": difference._asdict()}
         summary["verdict"] = verdict(summary, difference)
         if job.is_main:

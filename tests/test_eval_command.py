@@ -16,10 +16,9 @@ from safetensors.torch import load_file, save_file
 from scipy.stats import binomtest
 
 from distill import cli
-from distill.engine import costs
+from distill.engine import timing
 from distill.engine.evaluation import Score
 from distill.errors import RecipeError
-from distill.evaluating import latency
 from distill.evaluating.measures import compared_with_own, confusion_counts, measures
 from distill.evaluating.networks import published_normalisation
 from distill.evaluating.show import show
@@ -33,19 +32,13 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DISTILL_CACHE", str(folder / "cache"))
-        patch.setattr(costs, "_SECONDS_MEASURED", 0.0)
+        patch.setattr(timing, "SECONDS", 0.0)
         common = ["train", *TRAIN, f"runs_dir={folder}"]
         assert cli.main([*common, "run_name=first"]) == 0
         assert cli.main([*common, "run_name=second", "seed=1"]) == 0
         assert cli.main([*common, "run_name=alone", "teacher=null", "losses.kd=null"]) == 0
         assert cli.main([*common, "run_name=three", "data.arguments.num_classes=3"]) == 0
     return folder
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    monkeypatch.setattr(latency, "_SECONDS_MEASURED", 0.0)
-    monkeypatch.setattr(latency, "_LEAST_CALLS", 1)
 
 
 def found(distill, *words: str) -> dict:

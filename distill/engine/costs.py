@@ -13,8 +13,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from distill.engine.network import Network
+from distill.engine.timing import seconds_per_call
 
-_SECONDS_MEASURED = 1.0
+_SHARE_OF_LATENCY = 0.3  # of the time that a measurement usually takes: it is shown, and nothing is decided by it
 
 
 @dataclass(frozen=True)
@@ -23,13 +24,14 @@ class Costs:
     gmacs: float  # 1e9 multiply-accumulates for one picture, forward
     images_per_second: float  # forward, in eval mode, in this run's precision, one process
     training_images_per_second: float | None = None  # forward, backward and an optimizer's step, no loader and no teacher; None: not measured
+    latency_ms: float | None = None  # from one uint8 picture on the device to its logits, in this run's precision
 
     def as_dict(self) -> dict[str, float]:
         return asdict(self)
 
 
 def measure_costs(network: Network, image_size: int, *, batch_size: int = 64, is_trained: bool = False) -> Costs:
-    """Measures for about a second, or two if it `is_trained`. The network is left as it was: what is trained to be timed is a copy."""
+    """Measures for a good second, or two if it `is_trained`. The network is left as it was: what is trained to be timed is a copy."""
     was_training, device, image_size = network.training, network.mean.device, network.image_size or image_size
     generator = torch.Generator().manual_seed(0)  # of its own, so that measuring disturbs no other random number
     pictures = torch.randint(0, 256, (batch_size, 3, image_size, image_size), dtype=torch.uint8, generator=generator).to(device)
@@ -37,11 +39,14 @@ def measure_costs(network: Network, image_size: int, *, batch_size: int = 64, is
     with torch.no_grad():
         with FlopCounterMode(display=False) as counter:
             network(pictures[:1])
-        speed = batch_size / _median_seconds(lambda: network(pictures), device)
+        speed = batch_size / statistics.median(seconds_per_call(lambda: network(pictures), device))
+        latency = 1000 * statistics.median(seconds_per_call(lambda: network(pictures[:1]), device, _SHARE_OF_LATENCY))
     network.train(was_training)
-    training_speed = round(batch_size / _median_seconds(_training_step(network, pictures), device), 1) if is_trained else None
+    training_speed = None
+    if is_trained:
+        training_speed = round(batch_size / statistics.median(seconds_per_call(_training_step(network, pictures), device)), 1)
     num_parameters = sum(parameter.numel() for parameter in network.model.parameters())
-    return Costs(num_parameters, round(counter.get_total_flops() / 2e9, 6), round(speed, 1), training_speed)
+    return Costs(num_parameters, round(counter.get_total_flops() / 2e9, 6), round(speed, 1), training_speed, round(latency, 4))
 
 
 def seconds_to_read(num_bytes: int) -> float:
@@ -66,19 +71,3 @@ def _training_step(network: Network, pictures: torch.Tensor) -> Callable[[], Non
         optimizer.zero_grad(set_to_none=True)
 
     return step
-
-
-def _median_seconds(work: Callable[[], object], device: torch.device) -> float:
-    def synchronise() -> None:
-        if device.type in ("cuda", "mps"):
-            getattr(torch, device.type).synchronize()
-
-    work()  # the first call chooses algorithms and allocates
-    durations, finished = [], time.perf_counter() + _SECONDS_MEASURED
-    while not durations or time.perf_counter() < finished:
-        synchronise()
-        started = time.perf_counter()
-        work()
-        synchronise()
-        durations.append(time.perf_counter() - started)
-    return statistics.median(durations)

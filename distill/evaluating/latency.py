@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import statistics
-import time
 
 import torch
 
 from distill.engine.network import Network
-
-_SECONDS_MEASURED, _LEAST_CALLS = 1.0, 5
+from distill.engine.timing import seconds_per_call
 
 
 @torch.no_grad()
@@ -22,25 +20,6 @@ def latency(network: Network, image_size: int, batch_size: int) -> dict[str, flo
     for name, num in (("one_picture", 1), ("batch", batch_size)):
         generator = torch.Generator().manual_seed(0)
         pictures = torch.randint(0, 256, (num, 3, image_size, image_size), dtype=torch.uint8, generator=generator).to(network.mean.device)
-        durations = _durations(network, pictures)
+        durations = seconds_per_call(lambda shown=pictures: network(shown), network.mean.device)
         found |= {f"{name}_ms": 1000 * statistics.median(durations), f"{name}_num_calls": len(durations)}
     return found
-
-
-def _durations(network: Network, pictures: torch.Tensor) -> list[float]:
-    """Seconds of each call."""
-    device = pictures.device.type
-
-    def synchronise() -> None:
-        if device in ("cuda", "mps"):
-            getattr(torch, device).synchronize()
-
-    network(pictures)  # the first call chooses algorithms and allocates
-    durations, finished = [], time.perf_counter() + _SECONDS_MEASURED
-    while len(durations) < _LEAST_CALLS or time.perf_counter() < finished:
-        synchronise()
-        started = time.perf_counter()
-        network(pictures)
-        synchronise()
-        durations.append(time.perf_counter() - started)
-    return durations

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from distill.report.console import make_console, print_result, printable
+from distill.report.verdicts import p_in_words
 
 _MOST_CLASSES, _WORST, _BEST, _CONFUSIONS = 30, 20, 5, 10
 
@@ -67,7 +68,7 @@ def difference_in_words(targets: Sequence[Mapping[str, Any]], found: Mapping[str
     """Exact McNemar in a sentence."""
     first, second = (target["target"] for target in targets)
     only = f"{found['num_only_first_right']:,} of them only the first gets right, {found['num_only_second_right']:,} only the second"
-    p_value = "p < 0.0001" if found["p_value"] < 1e-4 else f"p = {found['p_value']:.2g}"
+    p_value = p_in_words(found["p_value"])
     interval = f"95 % interval {100 * found['low']:+.2f} to {100 * found['high']:+.2f}"
     test = f"exact McNemar test on the same {found['num_pictures']:,} {part} pictures: {only}"
     points = 100 * found["difference"]

@@ -15,7 +15,7 @@ from distill.report.comparison import COLUMNS, Comparison, Row
 from distill.report.console import duration, printable
 from distill.report.verdicts import p_in_words, points, verdicts
 
-_COST = ("num_parameters", "gmacs", "images_per_second", "seconds")
+_COST = ("num_parameters", "gmacs", "images_per_second", "latency_ms", "seconds")
 _ANSWERS = tuple(name for name in COLUMNS if name not in _COST)
 _ABSENT = "-"
 
@@ -99,6 +99,7 @@ def _rest(row: Row, names: Iterable[str]) -> list[str]:
         "num_parameters": lambda value: f"{value / 1e6:.2f} M",
         "gmacs": lambda value: f"{value:.3f}",
         "images_per_second": lambda value: f"{value:,.0f}",
+        "latency_ms": lambda value: f"{value:.2f}",
         "seconds": duration,
         "kl": lambda value: f"{value:.3f}",
         "test_ece": lambda value: f"{value:.3f}",

@@ -68,6 +68,7 @@ COLUMNS = {
     "num_parameters": "parameters",
     "gmacs": "GMACs",
     "images_per_second": "images/s",
+    "latency_ms": "ms, one picture",
     "seconds": "training time",
 }
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-NUM_STYLES = 8  # series that are told apart; further ones look like the last
+NUM_COLOURS = 8  # of further series the dashes and shapes differ
 _DASHES = ("", "7 3", "2 3", "9 3 2 3", "1 2", "12 4", "5 2 1 2", "3 3")
 _CORNERS = {  # of a square, a triangle and a diamond
     1: ((-1, -1), (1, -1), (1, 1), (-1, 1)),
@@ -85,15 +85,15 @@ class Chart:
             path.append(f"{'L' if is_down else 'M'}{x:.1f} {y:.1f}")
             is_down = True
         if path:
-            style = min(style, NUM_STYLES - 1)
-            dash = f' stroke-dasharray="{_DASHES[style]}"' if _DASHES[style] and kind == "line" else ""
-            self._parts.append(f'<path class="{kind} s{style}" d="{" ".join(path)}"{dash}/>')
+            pattern = _DASHES[_look(style) % len(_DASHES)]
+            dash = f' stroke-dasharray="{pattern}"' if pattern and kind == "line" else ""
+            self._parts.append(f'<path class="{kind} s{style % NUM_COLOURS}" d="{" ".join(path)}"{dash}/>')
 
     def band(self, low: Sequence[Point], high: Sequence[Point], style: int) -> None:
         """The area between two lines; left out where a point is not finite."""
         if low and all(math.isfinite(value) for point in (*low, *high) for value in point):
             corners = " ".join(f"{x:.1f},{y:.1f}" for x, y in map(self.place, (*low, *reversed(high))))
-            self._parts.append(f'<polygon class="band s{min(style, NUM_STYLES - 1)}" points="{corners}"/>')
+            self._parts.append(f'<polygon class="band s{style % NUM_COLOURS}" points="{corners}"/>')
 
     def across(self, value: float, name: str) -> None:
         """A vertical line over the whole height, with its name."""
@@ -107,13 +107,13 @@ class Chart:
         if not all(map(math.isfinite, point)):
             return
         x, y = self.place(point)
-        style = min(style, NUM_STYLES - 1)
+        look, colour = _look(style) % 4, style % NUM_COLOURS
         inside = f"<title>{_text(name)}</title>" if name else ""
-        if style % 4 == 0:
+        if look == 0:
             shape = f'circle cx="{x:.1f}" cy="{y:.1f}" r="{size:.1f}"'
         else:
-            shape = f'polygon points="{" ".join(f"{x + size * a:.1f},{y + size * b:.1f}" for a, b in _CORNERS[style % 4])}"'
-        self._parts.append(f'<{shape} class="mark s{style}">{inside}</{shape.partition(" ")[0]}>')
+            shape = f'polygon points="{" ".join(f"{x + size * a:.1f},{y + size * b:.1f}" for a, b in _CORNERS[look])}"'
+        self._parts.append(f'<{shape} class="mark s{colour}">{inside}</{shape.partition(" ")[0]}>')
 
     def words(self, x: float, y: float, words: str, *, anchor: str = "start", kind: str = "words") -> None:
         """Text at a place of the picture."""
@@ -127,6 +127,11 @@ class Chart:
         shape = f'viewBox="0 0 {self.width} {self.height}" style="max-width:{self.width * 1.3:.0f}px"'
         head = f'<svg {shape} role="img" aria-label="{_text(self.title)}"><title>{_text(self.title)}</title>'
         return head + "".join(self._parts) + "</svg>"
+
+
+def _look(style: int) -> int:
+    """Which dashes and which shape: in each further round of colours other ones."""
+    return style + style // NUM_COLOURS
 
 
 def key(names: Sequence[tuple[str, int]]) -> str:

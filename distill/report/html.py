@@ -23,6 +23,7 @@ from distill.report.page_pictures import Picture, differing_pictures
 from distill.report.verdicts import verdicts
 
 _TITLE = "Students compared"
+_COSTS = (("gmacs", "GMACs a picture"), ("latency_ms", "ms for one picture"))
 
 
 def page(comparison: Comparison) -> str:
@@ -32,7 +33,7 @@ def page(comparison: Comparison) -> str:
         section("What may be claimed", sentences(verdicts(comparison))),
         *(section(title[:1].upper() + title[1:], table(heading, cells)) for title, heading, cells in tables(comparison)),
         section("Test top-1, single seeds (small), mean and 95 % interval", interval_chart(comparison)),
-        section("Accuracy against cost", pareto_chart(comparison)),
+        section("Accuracy against cost", *(pareto_chart(comparison, *cost) for cost in _COSTS)),
         section("Val top-1 while training, mean and range over seeds", learning_curves(comparison)),
         section("Accuracy by class on test", class_chart(comparison)),
         section("Reliability on test", reliability_chart(comparison)),

@@ -110,27 +110,35 @@ def similarity_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]
     return ["", *layers], [[row.student.name, *(_mean_cka(row, layer) for layer in layers)] for row in rows]
 
 
-def pareto_chart(comparison: Comparison) -> str:
-    """Test top-1 against multiply-accumulates for one picture, of students and teachers."""
-    points = [(row.means["gmacs"], 100 * row.top1.mean, row.student.name) for row in comparison.rows if row.means["gmacs"]]
-    taught = {run.teacher["model"]: run.teacher for run in comparison.runs if run.teacher and run.teacher.get("gmacs")}
-    points += [(teacher["gmacs"], 100 * comparison.teachers[model], f"teacher {model}") for model, teacher in taught.items()]
+def pareto_chart(comparison: Comparison, column: str, x_title: str) -> str:
+    """Test top-1 of students and teachers against a cost in COLUMNS; the line joins those that nothing cheaper beats."""
+    points = [(row.means[column], 100 * row.top1.mean, row.student.name) for row in comparison.rows if row.means[column]]
+    points += [(cost, 100 * comparison.teachers[model], f"teacher {model}") for model, cost in _of_teachers(comparison, column).items()]
     x, y = (range_of((point[axis] for point in points), margin=0.12) for axis in (0, 1))
     if x is None:
         return _NO_CHART
-    chart = Chart("accuracy against cost", x, y, x_title="GMACs a picture", y_title="%")
+    chart = Chart(f"accuracy against {x_title}", x, y, x_title=x_title, y_title="%")
     chart.axes(_number, _number)
     names = []
-    for number, (gmacs, top1, name) in enumerate(points):
-        chart.mark((gmacs, top1), number, size=5, name=f"{name}: {top1:.2f} %, {gmacs:g} GMACs")
+    for number, (cost, top1, name) in enumerate(points):
+        chart.mark((cost, top1), number, size=5, name=f"{name}: {top1:.2f} %, {cost:.4g} {x_title}")
         names.append((f"{name}, {top1:.2f} %", number))
     best, front = -math.inf, []
-    for gmacs, top1, _ in sorted(points, key=lambda point: (point[0], -point[1])):
+    for cost, top1, _ in sorted(points, key=lambda point: (point[0], -point[1])):
         if top1 > best:
             best = top1
-            front.append((gmacs, top1))
+            front.append((cost, top1))
     chart.line(front, 0, kind="reference")
     return key(names) + chart.svg
+
+
+def _of_teachers(comparison: Comparison, column: str) -> dict[str, float]:
+    """model -> its mean over runs."""
+    found: dict[str, list[float]] = {}
+    for run in comparison.runs:
+        if run.teacher.get(column):
+            found.setdefault(run.teacher["model"], []).append(run.teacher[column])
+    return {model: float(np.mean(values)) for model, values in found.items()}
 
 
 Curve = tuple[list[float], list[float], list[float], list[float]]  # places, mean, lowest, highest

@@ -12,6 +12,7 @@ from rich.table import Table
 from distill.record import PREDICTIONS_FILE
 from distill.report.runs import read_arrays
 from distill.report.statistics import PairedDifference, paired_difference
+from distill.report.verdicts import p_in_words
 
 ROWS = (("teacher", "teacher"), ("alone", "student alone"), ("distilled", "distilled student"))
 
@@ -58,10 +59,10 @@ def verdict(summary: Mapping[str, Any], difference: PairedDifference) -> str:
     if difference.p_value > 0.05:
         return (
             f"The distilled {student} and the same student alone can't be told apart: {scores} ({points:+.1f} points, within noise, "
-            f"p = {difference.p_value:.2f}; {pictures})."
+            f"{p_in_words(difference.p_value)}; {pictures})."
         )
     direction = "better" if points > 0 else "worse"
     return (
         f"The distilled {student} is {abs(points):.1f} points {direction} than the same student alone: {scores} (95 % interval "
-        f"{100 * difference.low:+.1f} to {100 * difference.high:+.1f}, p = {difference.p_value:.2g}; {pictures}, so other seeds may differ)."
+        f"{100 * difference.low:+.1f} to {100 * difference.high:+.1f}, {p_in_words(difference.p_value)}; {pictures}, so other seeds may differ)."
     )

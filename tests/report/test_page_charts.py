@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 
 from distill.report import page_charts
 from distill.report.comparison import compare
-from distill.report.drawing import NUM_STYLES, Chart, Range, key, range_of
+from distill.report.drawing import NUM_COLOURS, Chart, Range, key, range_of
 from distill.report.runs import read_runs
 
 CSS = (Path(page_charts.__file__).parent / "report.css").read_text()
 CHARTS = [page_charts.interval_chart, page_charts.learning_curves, page_charts.loss_curves, page_charts.reliability_chart]
-CHARTS += [page_charts.class_chart, page_charts.pareto_chart]
+CHARTS += [page_charts.class_chart, lambda comparison: page_charts.pareto_chart(comparison, "gmacs", "GMACs")]
 numbers = st.floats(allow_nan=True, allow_infinity=True, width=32)
 
 
@@ -113,10 +113,14 @@ def test_many_classes_show_the_largest_gains_and_losses():
 
 def test_series_differ_by_shape_or_dash_and_not_by_colour_alone():
     looks = set()
-    for style in range(NUM_STYLES):
+    for style in range(NUM_COLOURS):
         svg = re.sub(r"s\d", "", key([("name", style)]))
         looks.add(svg)
-    assert len(looks) == NUM_STYLES
+    assert len(looks) == NUM_COLOURS
+
+
+def test_more_series_than_colours_still_look_different():
+    assert len({key([("name", style)]) for style in range(5 * NUM_COLOURS)}) == 5 * NUM_COLOURS
 
 
 def luminance(colour: str) -> float:
@@ -129,9 +133,9 @@ def luminance(colour: str) -> float:
 def test_colours_stand_out_from_the_ground(is_dark, ground):
     """WCAG 2: 3 to 1 for parts of pictures, 4.5 to 1 for text."""
     colours = re.findall(r"\.s\d \{ --c: (#\w{6})", CSS)
-    assert len(colours) == 2 * NUM_STYLES
+    assert len(colours) == 2 * NUM_COLOURS
     texts = re.findall(r"--(?:ink|quiet): (#\w{6})", CSS)[:4]
-    for colour, least in [*((one, 3) for one in colours[NUM_STYLES * is_dark :][:NUM_STYLES]), *((one, 4.5) for one in texts[2 * is_dark :][:2])]:
+    for colour, least in [*((one, 3) for one in colours[NUM_COLOURS * is_dark :][:NUM_COLOURS]), *((one, 4.5) for one in texts[2 * is_dark :][:2])]:
         light, dark = sorted((luminance(colour), luminance(ground)), reverse=True)
         assert (light + 0.05) / (dark + 0.05) >= least, colour
 
