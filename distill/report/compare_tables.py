@@ -80,7 +80,7 @@ def _teachers(comparison: Comparison) -> str:
 
 def _claim(row: Row) -> list[str]:
     top1, difference = row.top1, row.difference
-    best = _ABSENT if row.best is None else f"{100 * row.best[1]:.2f} (epoch {row.best[0]:g})"
+    best = _ABSENT if row.best is None else f"{100 * row.best[1]:.2f} (epoch {_epoch(row.best[0])})"
     cells = [row.student.name, str(top1.num), _with_half_width(points(top1.mean), top1.high - top1.mean)]
     if difference is None:
         cells += [_ABSENT if row.student.is_alone else "no control", _ABSENT]
@@ -88,6 +88,11 @@ def _claim(row: Row) -> list[str]:
         p_value = _ABSENT if math.isnan(row.adjusted_p) else p_in_words(row.adjusted_p).removeprefix("p ").removeprefix("= ")
         cells += [_with_half_width(f"{100 * difference.mean:+.2f}", difference.high - difference.mean), p_value]
     return [*cells, _ABSENT if row.gap_closed is None else f"{row.gap_closed:.0%}", best]
+
+
+def _epoch(mean: float) -> str:
+    """A mean over seeds: 4, or 18.3."""
+    return f"{mean:.1f}".removesuffix(".0")
 
 
 def _with_half_width(text: str, half_width: float) -> str:

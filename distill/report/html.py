@@ -33,13 +33,13 @@ def page(comparison: Comparison) -> str:
         section("What may be claimed", sentences(verdicts(comparison))),
         *(section(title[:1].upper() + title[1:], table(heading, cells)) for title, heading, cells in tables(comparison)),
         section("Test top-1, single seeds (small), mean and 95 % interval", interval_chart(comparison)),
-        section("Accuracy against cost", *(pareto_chart(comparison, *cost) for cost in _COSTS)),
+        section("Accuracy against cost", side_by_side(pareto_chart(comparison, *cost) for cost in _COSTS)),
         section("Val top-1 while training, mean and range over seeds", learning_curves(comparison)),
         section("Accuracy by class on test", class_chart(comparison)),
         section("Reliability on test", reliability_chart(comparison)),
         *_similarity(comparison),
         *_pictures(comparison),
-        section("The loss and its terms, mean and range over seeds", loss_curves(comparison)),
+        section("The loss and its terms, mean and range over seeds", side_by_side(loss_curves(comparison))),
         section("What differs between the recipes", *_about_recipes(comparison)),
         section("Made with", table(*conditions(comparison))),
     ]
@@ -60,6 +60,11 @@ def section(title: str, *content: str) -> str:
 
 def sentences(lines: Iterable[str]) -> str:
     return f"<ul>{''.join(f'<li>{text(line)}</li>' for line in lines)}</ul>"
+
+
+def side_by_side(charts: Iterable[str]) -> str:
+    """Where the page is wide enough."""
+    return f'<div class="charts">{"".join(f"<div>{chart}</div>" for chart in charts)}</div>'
 
 
 def table(heading: Sequence[str], cells: Sequence[Sequence[str]]) -> str:

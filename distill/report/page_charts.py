@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -45,15 +45,13 @@ def learning_curves(comparison: Comparison) -> str:
     return _lines("val top-1 by epoch", curves, "epoch", "%")
 
 
-def loss_curves(comparison: Comparison) -> str:
+def loss_curves(comparison: Comparison) -> Iterator[str]:
     """The training loss by step, and each of its terms, a chart for each student: their sizes have nothing in common."""
-    charts = []
     for row in comparison.rows:
         terms = list(dict.fromkeys(name for run in row.student.runs for event in run.events if event.get("event") == "train" for name in event))
         terms = ["loss", *(name for name in terms if name in row.student.runs[0].recipe.losses)]
         curves = [(name, _by_step(row.student.runs, "train", "step", name, 1)) for name in terms]
-        charts.append(f"<h3>{_escaped(row.student.name)}</h3>{_lines('training loss of ' + row.student.name, curves, 'step', '')}")
-    return "".join(charts)
+        yield f"<h3>{_escaped(row.student.name)}</h3>{_lines('training loss of ' + row.student.name, curves, 'step', '')}"
 
 
 def reliability_chart(comparison: Comparison) -> str:

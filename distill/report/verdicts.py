@@ -63,7 +63,10 @@ def _of_seeds(name: str, other: str, difference: Difference, p_value: float) -> 
     more = f"about {needed:,} would be needed to see {100 * seen:.1f} points" if needed else "no number of seeds would show it"
     if needed is not None and needed <= difference.num:
         more = "what there may be is small, or was asked for among many"
-    return f"{name} and {other} can't be told apart with {seeds} ({100 * difference.mean:+.2f} ± {half_width} points, {p_in_words(p_value)}); {more}"
+    tested = p_in_words(p_value)
+    if difference.p_value < ALPHA:
+        tested = f"{p_in_words(difference.p_value)} by itself, {tested} as one of all that were tried"
+    return f"{name} and {other} can't be told apart with {seeds} ({100 * difference.mean:+.2f} ± {half_width} points, {tested}); {more}"
 
 
 def _limit(row: Row, num_test: int) -> str:

@@ -88,6 +88,15 @@ def test_needed_seeds_are_named_where_the_seeds_do_not_suffice():
     assert "about 26 would be needed to see 0.3 points" in verdicts(found)[0]
 
 
+def test_difference_that_counts_by_itself_but_not_among_many_is_said():
+    gains = {0: 0, 1: 3, 2: 8, 3: 5, 4: 4}  # t = 3.09, p = 0.037
+    rows = {name: {seed: right + gains[(seed + turn) % 5] for seed, right in ALONE.items()} for turn, name in enumerate(("kd", "dkd", "at"))}
+    write_study(ALONE, **rows)
+    sentences = verdicts(compared()[0])
+    p_value = stats.ttest_1samp(list(gains.values()), 0).pvalue
+    assert f"p = {p_value:.2g} by itself, p = {3 * p_value:.3f} as one of all that were tried" in sentences[0]
+
+
 def test_noise_of_the_test_pictures_is_named_where_it_is_larger_than_that_of_the_seeds():
     write_study(ALONE, kd=KD)
     found, rows, _ = compared()

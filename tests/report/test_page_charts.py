@@ -20,7 +20,12 @@ from distill.report.drawing import NUM_COLOURS, Chart, Range, key, range_of
 from distill.report.runs import read_runs
 
 CSS = (Path(page_charts.__file__).parent / "report.css").read_text()
-CHARTS = [page_charts.interval_chart, page_charts.learning_curves, page_charts.loss_curves, page_charts.reliability_chart]
+CHARTS = [
+    page_charts.interval_chart,
+    page_charts.learning_curves,
+    lambda comparison: "".join(page_charts.loss_curves(comparison)),
+    page_charts.reliability_chart,
+]
 CHARTS += [page_charts.class_chart, lambda comparison: page_charts.pareto_chart(comparison, "gmacs", "GMACs")]
 numbers = st.floats(allow_nan=True, allow_infinity=True, width=32)
 
