@@ -32,11 +32,11 @@ def page(comparison: Comparison) -> str:
     parts = [
         section("What may be claimed", sentences(verdicts(comparison))),
         *(section(title[:1].upper() + title[1:], table(heading, cells)) for title, heading, cells in tables(comparison)),
-        section("Test top-1, single seeds (small), mean and 95 % interval", interval_chart(comparison)),
+        section("Test top-1, single seeds (small), mean and 95 % interval", side_by_side([interval_chart(comparison)])),
         section("Accuracy against cost", side_by_side(pareto_chart(comparison, *cost) for cost in _COSTS)),
-        section("Val top-1 while training, mean and range over seeds", learning_curves(comparison)),
-        section("Accuracy by class on test", class_chart(comparison)),
-        section("Reliability on test", reliability_chart(comparison)),
+        section("Val top-1 while training, mean and range over seeds", side_by_side([learning_curves(comparison)])),
+        section("Accuracy by class on test", side_by_side([class_chart(comparison)])),
+        section("Reliability on test", side_by_side([reliability_chart(comparison)])),
         *_similarity(comparison),
         *_pictures(comparison),
         section("The loss and its terms, mean and range over seeds", side_by_side(loss_curves(comparison))),
@@ -63,7 +63,7 @@ def sentences(lines: Iterable[str]) -> str:
 
 
 def side_by_side(charts: Iterable[str]) -> str:
-    """Where the page is wide enough."""
+    """Where the page is wide enough; each stays in one piece on paper."""
     return f'<div class="charts">{"".join(f"<div>{chart}</div>" for chart in charts)}</div>'
 
 

@@ -12,12 +12,21 @@ _ABSENT = "-"
 
 
 def recipe_differences(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
-    """(headings, cells): a line for each value that is not the same in all students' recipes, a column for each student."""
+    """(headings, cells): a line for each value that is not the same in all students' recipes, a column for each student. What teachers have in common
+    is no difference to students without one."""
     recipes = [row.student.runs[0].recipe for row in comparison.rows]
     paths = {line.partition(": ")[0]: None for recipe in recipes[1:] for line in differences(recipes[0], recipe)}
-    paths.pop("seed", None)
     values = [recipe.model_dump(mode="json") for recipe in recipes]
-    return ["", *(row.student.name for row in comparison.rows)], [[path, *(_shown(value, path) for value in values)] for path in sorted(paths)]
+    taught = [value["teacher"] is not None for value in values]
+    lines = []
+    for path in sorted(paths.keys() - {"seed", "teacher"}):
+        cells = [_shown(value, path) for value in values]
+        counted = [cell for cell, is_taught in zip(cells, taught, strict=True) if is_taught or not path.startswith("teacher.")]
+        if len(set(counted)) > 1:
+            lines.append([path, *cells])
+    if len(set(taught)) > 1:
+        lines.append(["teacher", *("yes" if is_taught else "no" for is_taught in taught)])
+    return ["", *(row.student.name for row in comparison.rows)], sorted(lines)
 
 
 def conditions(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
@@ -42,4 +51,4 @@ def _facts(run: Run) -> list[tuple[str, str]]:
 def _shown(value: Any, path: str) -> str:
     for part in path.split("."):
         value = value.get(part) if isinstance(value, dict) else None
-    return _ABSENT if value is None else str(value)
+    return _ABSENT if value is None else ", ".join(map(str, value)) if isinstance(value, list) else str(value)

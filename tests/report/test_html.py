@@ -13,6 +13,7 @@ from fake_runs import recipe, write_run, write_study
 from distill.errors import DataError
 from distill.report.comparison import compare
 from distill.report.html import page
+from distill.report.page_conditions import recipe_differences
 from distill.report.runs import read_runs
 
 EMPTY = {"meta", "img", "br"}
@@ -120,3 +121,22 @@ def test_report_that_can_not_be_written_is_said(distill):
     code, _, err = distill("compare", "runs", "--html", "nowhere/report.html")
     assert code == 2
     assert "can't write nowhere/report.html: No such file or directory" in err
+
+
+def test_what_only_having_a_teacher_brings_is_no_difference():
+    write_study({0: 800}, kd={0: 830}, dkd={0: 831})
+    heading, cells = recipe_differences(compare(read_runs(["runs"])[0]))
+    assert heading == ["", "resnet18 alone", "dkd", "kd"]
+    lines = {path: values for path, *values in cells}
+    assert lines["teacher"] == ["no", "yes", "yes"]
+    assert not [path for path in lines if path.startswith("teacher.")]
+    assert all(len(set(values)) > 1 for values in lines.values())
+
+
+def test_values_of_teachers_that_differ_are_shown():
+    write_run("kd-seed0", 830, recipe(0, ce={}, kd={}))
+    values = recipe(0, ce={}, kd={})
+    values["teacher"]["model"] = "resnet101"
+    write_run("big-seed0", 840, values)
+    _, cells = recipe_differences(compare(read_runs(["runs"])[0]))
+    assert ["teacher.model", "resnet101", "resnet50"] in cells
