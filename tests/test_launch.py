@@ -100,3 +100,15 @@ def test_help_and_wrong_recipe_names_do_not_import_torch(tmp_path):
     code = "import sys, distill.cli as cli\ntry: cli.main(sys.argv[1:])\nexcept SystemExit: pass\nassert 'torch' not in sys.modules, 'imports torch'"
     for arguments in (["--help"], ["train", "--help"], ["train", "--recipe", "r50_to_r81"]):
         run([sys.executable, "-c", code, *arguments], tmp_path)
+
+
+def test_reader_that_has_gone_away_is_no_error_of_ours():
+    reader, writer = os.pipe()
+    os.close(reader)  # as head does when it has seen enough
+    try:
+        result = subprocess.run(
+            [sys.executable, "-m", "distill", "losses", "list"], stdout=writer, stderr=subprocess.PIPE, text=True, timeout=120, cwd=ROOT
+        )
+    finally:
+        os.close(writer)
+    assert (result.returncode, result.stderr) == (141, "")
