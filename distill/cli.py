@@ -54,7 +54,7 @@ then:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code: 0, or 1 failed, 2 wrong recipe or usage, 3 unusable data, 4 diverged, 75 stopped (to be gone
-    on with), 130 interrupted, 141 nobody reads what it prints."""
+    on with), 130 interrupted."""
     options = _parse(sys.argv[1:] if arguments is None else list(arguments))
     try:
         options.run(options)
@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still unwritten would fail again when Python ends
-        return 141
+        return 1  # as rich does
     except Exception as error:
         if not _wants_traceback(options):
             _print_error(

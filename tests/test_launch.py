@@ -102,13 +102,12 @@ def test_help_and_wrong_recipe_names_do_not_import_torch(tmp_path):
         run([sys.executable, "-c", code, *arguments], tmp_path)
 
 
-def test_reader_that_has_gone_away_is_no_error_of_ours():
+@pytest.mark.parametrize("words", [["losses", "list"], ["train", "--recipe", "smoke", "--dry-run"]])
+def test_reader_that_has_gone_away_is_no_error_of_ours(words):
     reader, writer = os.pipe()
     os.close(reader)  # as head does when it has seen enough
     try:
-        result = subprocess.run(
-            [sys.executable, "-m", "distill", "losses", "list"], stdout=writer, stderr=subprocess.PIPE, text=True, timeout=120, cwd=ROOT
-        )
+        result = subprocess.run([sys.executable, "-m", "distill", *words], stdout=writer, stderr=subprocess.PIPE, text=True, timeout=120, cwd=ROOT)
     finally:
         os.close(writer)
-    assert (result.returncode, result.stderr) == (141, "")
+    assert (result.returncode, result.stderr) == (1, "")
