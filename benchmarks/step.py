@@ -58,7 +58,11 @@ def hand_written(source: Synthetic, batch_size: int, device: torch.device, preci
     groups = [{"params": decayed, "weight_decay": 5e-4}, {"params": plain, "weight_decay": 0.0}]
     optimizer = torch.optim.SGD(groups, lr=LR, momentum=0.9, nesterov=True, fused=True)
     mean, scale = (torch.full((1, 3, 1, 1), value, device=device) for value in (255 * 0.5, 1 / (255 * 0.25)))
-    views, pixels, labels = Views(64, crop="padded", padding=PADDING, flip=0.5), source.train.pixels.to(device), torch.from_numpy(source.train.labels)
+    views, pixels, labels = (
+        Views(source.image_size, crop="padded", padding=PADDING, flip=0.5),
+        source.train.pixels.to(device),
+        torch.from_numpy(source.train.labels),
+    )
     dtype, losses = torch.bfloat16 if precision == "bf16" else torch.float32, []
 
     def run() -> None:

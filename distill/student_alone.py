@@ -7,10 +7,11 @@ from distill.recipe_losses import LossEntry
 
 
 def control_recipe(recipe: Recipe) -> Recipe:
-    """The same student alone: cross-entropy at weight 1, all else equal."""
+    """The same student alone: cross-entropy at weight 1, and so with labels; all else equal."""
     own = {label: entry for label, entry in recipe.losses.items() if entry.name(label) == "ce"}
     losses = {label: entry.model_copy(update={"weight": 1.0}) for label, entry in own.items()} or {"ce": LossEntry()}
-    return recipe.model_copy(update={"teacher": None, "control": False, "losses": losses})
+    data = recipe.data.model_copy(update={"labels": "given"})
+    return recipe.model_copy(update={"teacher": None, "control": False, "losses": losses, "data": data})
 
 
 def is_alone(recipe: Recipe) -> bool:

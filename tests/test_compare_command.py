@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shlex
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 from fake_runs import recipe, write_run, write_study
 
+from distill import cli
 from distill.recipe_files import fingerprint, load_recipe
 from distill.report.runs import read_run
 from distill.resolve import Catalogue
@@ -247,3 +249,80 @@ def test_folder_with_another_run_is_not_touched(distill):
     assert code == 3
     assert "runs/smoke-kd-seed0 holds a run of another recipe; remove or rename it, or set runs_dir=FOLDER" in err
     assert Path("runs/smoke-kd-seed0/summary.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["kd-T=4-seed0", "~kd-seed0"])
+def test_run_whose_name_looks_like_an_override_is_compared(distill, name):
+    write_study({0: 800}, kd={0: 830})
+    Path("runs/kd-seed0").rename(name)
+    code, out, err = distill("compare", name, "runs")
+    assert code == 0, err
+    assert "resnet18 alone" in out
+
+
+def test_home_folder_that_no_shell_has_put_in_is_found(distill, monkeypatch, tmp_path):
+    write_study({0: 800}, kd={0: 830})
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert distill("compare", "~/runs")[0] == 0
+
+
+def test_what_is_left_out_is_said_in_every_form(distill):
+    write_study({0: 800, 1: 801}, kd={0: 830, 1: 831})
+    Path("runs/kd-seed1/status.json").write_text(json.dumps({"state": "running"}))
+    code, out, _ = distill("compare", "runs", "--json", "--html", "page.html", "--markdown", "table.md")
+    assert code == 0
+    for text in (out, Path("page.html").read_text(), Path("table.md").read_text()):
+        assert "kd-seed1 is left out: it is still going" in text
+
+
+@pytest.mark.parametrize("option", ["--csv", "--html", "--markdown"])
+@pytest.mark.parametrize("place", [".", "", "folder"])
+def test_folder_in_place_of_a_file_is_refused(distill, option, place):
+    write_study({0: 800}, kd={0: 830})
+    Path("folder").mkdir()
+    code, _, err = distill("compare", "runs", option, place)
+    assert code == 2
+    assert "it is a folder; name a file" in err
+
+
+def test_output_through_a_pipe_and_a_link_stays_one():
+    write_study({0: 800}, kd={0: 830})
+    Path("link.csv").symlink_to("real.csv")
+    os.mkfifo("pipe")
+    with subprocess.Popen(["cat", "pipe"], stdout=subprocess.PIPE, text=True) as reader:
+        assert cli.main(["compare", "runs", "--csv", "pipe", "--markdown", "link.csv"]) == 0
+        assert reader.communicate(timeout=60)[0].startswith("name,is_alone")
+    assert Path("pipe").is_fifo()
+    assert Path("link.csv").is_symlink()
+    assert Path("real.csv").read_text().startswith("|")
+
+
+def test_names_that_are_no_utf8_do_no_harm(distill):
+    write_study({0: 800}, kd={0: 830})
+    Path("runs/kd-seed0").rename(os.fsdecode(b"runs/caf\xe9-seed0"))
+    code, _, err = distill("compare", "runs", "--csv", "table.csv", "--html", "page.html", "--markdown", "table.md", "--json")
+    assert code == 0, err
+
+
+def test_codes_that_command_a_terminal_are_not_passed_on(distill):
+    write_study({0: 800}, kd={0: 830})
+    path = Path("runs/kd-seed0/summary.json")
+    path.write_text(path.read_text().replace('"model": "resnet50"', '"model": "x\\u001b[31mY"'))
+    code, out, err = distill("compare", "runs")
+    assert code == 0, err
+    assert "\x1b[31m" not in out + err
+
+
+@pytest.mark.parametrize("launcher, message", [("acelerate launch", "there is no command acelerate"), ("a 'b", "No closing quotation")])
+def test_launcher_that_can_not_be_is_refused(distill, launcher, message):
+    code, _, err = distill("compare", "r50_to_r18", "--seeds", "1", "--launcher", launcher)
+    assert code == 2
+    assert message in err
+
+
+def test_control_of_a_student_without_labels_has_labels(distill):
+    code, out, err = distill("compare", "r50_to_r18", "data.labels=none", "~losses.ce", "teacher.weights=random", "--seeds", "1", "--plan")
+    assert code == 0, err
+    alone, taught = out.strip().splitlines()
+    assert "data.labels=given" in alone
+    assert "data.labels=given" not in taught

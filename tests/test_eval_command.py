@@ -21,7 +21,7 @@ from distill.engine.evaluation import Score
 from distill.errors import RecipeError
 from distill.evaluating.measures import compared_with_own, confusion_counts, measures
 from distill.evaluating.networks import published_normalisation
-from distill.evaluating.show import show
+from distill.evaluating.show import own_in_words, show
 
 TRAIN = [*SMALL, "train.max_steps=12"]
 
@@ -54,7 +54,8 @@ def test_scores_of_a_run_are_those_of_its_own_answers(distill, trained, part):
     answers, labels = arrays[part], arrays[f"{part}_labels"]
     assert ours["num_pictures"] == len(labels) == 24
     assert ours["top1"] == (answers == labels).mean()
-    assert ours["own"] == {"top1": ours["top1"], "is_equal": True, "differing": {}}
+    assert ours["own"] == {"top1": ours["top1"], "is_equal": True, "differing": {}, "also": ours["own"]["also"]}
+    assert {"nll", "ece", "brier"} <= set(ours["own"]["also"])
     assert "top5" not in ours
     matrix = np.zeros((4, 4), dtype=int)
     np.add.at(matrix, (labels, answers), 1)
@@ -176,7 +177,7 @@ def test_classes_in_another_order_are_matched_by_name_and_other_names_are_noted(
 def test_a_score_that_is_not_the_runs_own_is_said(distill, trained):
     shutil.copytree(trained / "first", "first")
     summary = json.loads(Path("first/summary.json").read_text())
-    summary["distilled"]["test_top1"] += 0.5
+    summary["distilled"]["test_top1"] *= 0.5
     Path("first/summary.json").write_text(json.dumps(summary))
     code, out, _ = distill("eval", "first")
     assert code == 0
@@ -324,3 +325,8 @@ def test_unchanged_data_that_are_no_longer_the_runs_are_noted(distill, trained):
     (ours,) = found(distill, "first")["targets"]
     assert ours["own"] is None
     assert ours["notes"] == ["the data are not those that the run had: they have changed since"]
+
+
+def test_only_what_an_older_run_wrote_down_is_said_to_be_equal():
+    own = compared_with_own({"test_top1": 0.8, "test_nll": 0.5, "test_ece": 0.02}, {"test_top1": 0.8}, "test")
+    assert own_in_words({"own": own}, "test") == "This equals the run's own test top-1, 80.00%, to the last bit."

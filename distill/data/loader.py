@@ -10,7 +10,7 @@ from torch import Tensor
 
 from distill.data.bad_pictures import BadPictures
 from distill.data.mixing import MixPlan, partners
-from distill.data.random_rows import Block, ViewTables
+from distill.data.random_rows import Block, ViewTables, permutation
 from distill.data.sampler import StepSampler
 from distill.data.sources.base import Part
 from distill.data.views import Views, plain_view
@@ -108,7 +108,10 @@ class TrainingLoader:
 
 
 class EvaluationLoader:
-    """This process's share of a part, unvaried and in order; together the processes see each sample exactly once."""
+    """This process's share of a part, unvaried; together the processes see each sample exactly once.
+
+    The order is mixed, always in the same way: files lie class by class, and what is measured batch by batch (CKA) needs all classes in each.
+    """
 
     def __init__(
         self,
@@ -125,7 +128,7 @@ class EvaluationLoader:
         """bad_pictures: None if a picture that can't be read is an error."""
         self.part, self.size, self.batch_size, self.device, self.workers = part, size, batch_size, device, workers
         self.bad_pictures = bad_pictures
-        self._positions = np.arange(len(part))[rank::world_size]
+        self._positions = permutation(0, 0, len(part))[rank::world_size]
         self.num_rounds = -(-len(part) // (world_size * batch_size))  # batches of the process that has most of them
 
     def __iter__(self) -> Iterator[tuple[Tensor, Batch]]:

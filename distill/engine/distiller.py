@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Mapping
 from types import MappingProxyType
 
@@ -59,7 +61,7 @@ class Distiller(nn.Module):
 
     def forward(self, batch: Batch, teacher: Outputs | None) -> StepOutput:
         logits, terms = self.terms(batch, teacher)
-        total = sum(self.weight(label) * term for label, term in terms.items())
+        total = functools.reduce(operator.add, (self.weight(label) * term for label, term in terms.items()))  # sum() would add the first to 0
         return StepOutput(total, {label: term.detach() for label, term in terms.items()}, logits.detach())
 
     def terms(self, batch: Batch, teacher: Outputs | None) -> tuple[Tensor, dict[str, Tensor]]:

@@ -108,13 +108,18 @@ class Trainer:
             self._begin_step(batch, teacher)
             with self.accelerator.accumulate(self.distiller):
                 output = self.distiller(batch, teacher)
-                self.accelerator.backward(self.scaler.scale(output.loss))
+                self._backward(output.loss)
                 self.recent.add(output, batch)
                 if self.accelerator.sync_gradients:
                     self._update()
                     self._save_or_stop()
             if self.step == last:
                 break
+
+    def _backward(self, loss: Tensor) -> None:
+        """As Accelerate's, which also divides by 1; what synchronises the processes hangs on the parameters, not on it."""
+        parts = self.loader.sampler.accumulation
+        self.scaler.scale(loss / parts if parts > 1 else loss).backward()
 
     def _begin_step(self, batch: Batch, teacher: Outputs | None) -> None:
         """Schedules, and what is measured on the first part of some steps' batches."""

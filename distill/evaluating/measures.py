@@ -53,7 +53,8 @@ def compared_with_own(ours: Mapping[str, float], theirs: Mapping[str, Any], part
     if f"{part}_top1" not in shared:
         return None
     differing = {name.removeprefix(f"{part}_"): theirs[name] for name in shared if ours[name] != theirs[name]}
-    return {"top1": theirs[f"{part}_top1"], "is_equal": not differing, "differing": differing}
+    also = [name.removeprefix(f"{part}_") for name in shared if not name.endswith("_top1")]
+    return {"top1": theirs[f"{part}_top1"], "is_equal": not differing, "differing": differing, "also": also}
 
 
 def _bins(confidences: np.ndarray, is_right: np.ndarray) -> list[dict[str, Any]]:

@@ -57,7 +57,8 @@ def own_in_words(found: Mapping[str, Any], part: str) -> str | None:
     if own is None:
         return None
     if own["is_equal"]:
-        return f"This equals the run's own {part} top-1, {own['top1']:.2%}, and so do NLL, Brier and ECE, to the last bit."
+        also = f", and so do {', '.join(own['also'])}" if own["also"] else ""
+        return f"This equals the run's own {part} top-1, {own['top1']:.2%}{also}, to the last bit."
     others = ", ".join(f"{name} {found[name]:.9g} now, {value:.9g} then" for name, value in own["differing"].items())
     then = ", ".join(f"{name} {value}" for name, value in own["machine_then"].items() if value is not None)
     which = "This equals the run's own top-1, but other numbers differ" if "top1" not in own["differing"] else "This is not the run's own number"

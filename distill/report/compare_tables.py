@@ -23,9 +23,9 @@ _ABSENT = "-"
 def terminal_tables(comparison: Comparison) -> Iterator[Table]:
     """What is claimed, the answers, and the cost; each fits 100 columns."""
     for title, heading, cells in tables(comparison):
-        table = Table(title=title, title_justify="left")
+        table = Table(title=printable(title), title_justify="left")
         for number, name in enumerate(heading):
-            table.add_column(name, justify="left" if not number else "right")
+            table.add_column(printable(name), justify="left" if not number else "right")
         for name, *values in cells:
             table.add_row(printable(name), *values)
         yield table
@@ -37,7 +37,8 @@ def markdown(comparison: Comparison) -> str:
     for _, heading, cells in tables(comparison):
         lines = [heading, [":--", *["--:"] * (len(heading) - 1)], *cells]
         blocks.append("\n".join("| " + " | ".join(_escaped(cell) for cell in line) + " |" for line in lines))
-    blocks.append("\n".join(f"- {_escaped(sentence)}" for sentence in [*_about(comparison), *verdicts(comparison)]))
+    sentences = [*_about(comparison), *verdicts(comparison), *(f"Note: {note}" for note in comparison.notes)]
+    blocks.append("\n".join(f"- {_escaped(sentence)}" for sentence in sentences))
     return "\n\n".join(blocks) + "\n"
 
 
@@ -65,8 +66,8 @@ def _about(comparison: Comparison) -> list[str]:
 
 def tables(comparison: Comparison) -> Iterator[tuple[str, list[str], list[list[str]]]]:
     """(title, headings, cells) of what is claimed, of the answers, and of the cost."""
-    references = {row.reference.name for row in comparison.rows if row.reference}
-    against = "vs alone" if all(name.endswith(" alone") for name in references) else f"vs {', '.join(sorted(references))}"
+    references = {row.reference.name: row.reference.is_alone for row in comparison.rows if row.reference}
+    against = "vs alone" if all(references.values()) else f"vs {', '.join(sorted(references))}"
     heading = ["", "seeds", "test top-1, %", f"{against}, points", "p (Holm)", "gap closed", "best val epoch, %"]
     title = f"test top-1 of the last epoch on {comparison.num_test:,} pictures, 95 % intervals over seeds"
     yield f"{title}{_teachers(comparison)}", heading, [_claim(row) for row in comparison.rows]
@@ -83,7 +84,7 @@ def _claim(row: Row) -> list[str]:
     best = _ABSENT if row.best is None else f"{100 * row.best[1]:.2f} (epoch {_epoch(row.best[0])})"
     cells = [row.student.name, str(top1.num), _with_half_width(points(top1.mean), top1.high - top1.mean)]
     if difference is None:
-        cells += [_ABSENT if row.student.is_alone else "no control", _ABSENT]
+        cells += [_ABSENT if row.student.is_alone or row.is_reference else "no control", _ABSENT]
     else:
         p_value = _ABSENT if math.isnan(row.adjusted_p) else p_in_words(row.adjusted_p).removeprefix("p ").removeprefix("= ")
         cells += [_with_half_width(f"{100 * difference.mean:+.2f}", difference.high - difference.mean), p_value]
@@ -96,7 +97,7 @@ def _epoch(mean: float) -> str:
 
 
 def _with_half_width(text: str, half_width: float) -> str:
-    return text if math.isnan(half_width) else f"{text} ± {points(half_width)}"
+    return text if math.isnan(half_width) or half_width < 1e-12 else f"{text} ± {points(half_width)}"
 
 
 def _rest(row: Row, names: Iterable[str]) -> list[str]:
@@ -146,5 +147,6 @@ def _escaped(text: str) -> str:
 
 
 def _guarded(value: Any) -> Any:
-    """A spreadsheet would take such a name for a formula."""
+    """A spreadsheet would take such a name for a formula. Names of folders may hold what UTF-8 has no bytes for."""
+    value = printable(value) if isinstance(value, str) else value
     return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@") else value

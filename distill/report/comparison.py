@@ -36,6 +36,8 @@ class Row:
     difference: Difference | None  # of test top-1 to the reference
     adjusted_p: float  # Holm's, over all rows; NaN where there is none
     pictures: PairedDifference | None  # where there is one seed, over its test pictures
+    adjusted_pictures_p: float  # Holm's, over all rows of one seed
+    is_reference: bool  # whether the others are compared with it because that was asked for
     sampling: float  # standard error of the difference from the drawing of the test pictures; NaN where it is not known
     gap_closed: float | None  # the share of the teacher's lead over the student alone that it has made up
     best: tuple[float, float] | None  # mean over seeds of the best epoch on val, and of val top-1 there
@@ -84,7 +86,11 @@ def compare(runs: Sequence[Run], against: str | None = None) -> Comparison:
     chosen = _chosen(students, against)
     rows = [_row(student, chosen or _control(student, students), students) for student in students]
     adjusted = holm([row.difference.p_value if row.difference else math.nan for row in rows])
-    rows = [replace(row, adjusted_p=value) for row, value in zip(rows, adjusted, strict=True)]
+    over_pictures = holm([row.pictures.p_value if row.pictures else math.nan for row in rows])
+    rows = [
+        replace(row, adjusted_p=p_value, adjusted_pictures_p=of_pictures, is_reference=row.student is chosen)
+        for row, p_value, of_pictures in zip(rows, adjusted, over_pictures, strict=True)
+    ]
     notes += [note for run in every for note in run.notes] + _about_conditions(every)
     return Comparison(rows, _teachers(every), int(every[0].data.get("num_test", 0)), list(dict.fromkeys(notes)))
 
@@ -105,7 +111,8 @@ def _row(student: Student, reference: Student | None, students: Sequence[Student
     difference = difference_of(student, reference) if reference else None
     pictures, sampling = _over_pictures(student, reference, difference) if reference else (None, math.nan)
     means = {column: _mean(student.runs, column) for column in COLUMNS} | (_fidelity_alone(student, students) if student.is_alone else {})
-    return Row(student, top1, reference, difference, math.nan, pictures, sampling, _gap_closed(student, control), _best(student), means)
+    gap_closed = _gap_closed(student, control)
+    return Row(student, top1, reference, difference, math.nan, pictures, math.nan, False, sampling, gap_closed, _best(student), means)
 
 
 def _over_pictures(student: Student, reference: Student, difference: Difference) -> tuple[PairedDifference | None, float]:
@@ -159,7 +166,8 @@ def _mean(runs: Sequence[Run], column: str) -> float | None:
 def _fidelity_alone(student: Student, students: Sequence[Student]) -> dict[str, float | None]:
     """How often the student alone says what the others' teacher says: so much agreement needs no teacher. Empty unless there is one teacher."""
     taught = [run for other in students for run in other.runs if run.teacher]
-    if len({run.teacher["test_top1"] for run in taught}) != 1 or "test_teacher" not in taught[0].answers:
+    answers = [run.answers.get("test_teacher") for run in taught]
+    if not taught or any(one is None or (one != answers[0]).any() for one in answers):
         return {}
     teacher, labels = (taught[0].answers[name] for name in ("test_teacher", "test_labels"))
     same = np.stack([run.answers["test"] == teacher for run in student.runs])
@@ -177,12 +185,12 @@ def _teachers(runs: Sequence[Run]) -> dict[str, float]:
 
 def _about_conditions(runs: Sequence[Run]) -> list[str]:
     """Runs of one table should have been made alike; sentences where they were not."""
-    notes, first = [], next((run for run in runs if run.teacher), runs[0])
+    notes = []
     for what, value in (
         ("precision", lambda run: run.environment.get("precision")),
         ("device", lambda run: run.environment.get("device")),
         ("number of processes", lambda run: run.environment.get("num_processes")),
-        ("version of torch", lambda run: run.environment.get("versions", {}).get("torch")),
+        ("version of torch", lambda run: (run.environment.get("versions") or {}).get("torch")),
     ):
         found: dict[Any, Run] = {}
         for run in runs:
@@ -190,11 +198,10 @@ def _about_conditions(runs: Sequence[Run]) -> list[str]:
         if len(found) > 1:
             said = ", ".join(f"{kind} ({run.name})" for kind, run in found.items())
             notes.append(f"not all runs have the same {what}: {said}")
-    scores = {run.teacher["test_top1"] for run in runs if run.teacher and run.teacher["model"] == first.teacher.get("model")}
-    if len(scores) > 1:
-        notes.append(
-            f"the teacher {first.teacher['model']} was not the same in all runs: its test top-1 goes from {min(scores):.2%} to {max(scores):.2%}"
-        )
+    for model in dict.fromkeys(run.teacher["model"] for run in runs if run.teacher):
+        scores = {run.teacher["test_top1"] for run in runs if run.teacher.get("model") == model}
+        if len(scores) > 1:
+            notes.append(f"the teacher {model} was not the same in all runs: its test top-1 goes from {min(scores):.2%} to {max(scores):.2%}")
     return notes
 
 

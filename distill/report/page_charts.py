@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from distill.report.calibration import calibration_bins
 from distill.report.comparison import Comparison, Row
+from distill.report.console import printable
 from distill.report.drawing import Chart, Range, key, range_of
 from distill.report.runs import Run
 
@@ -80,31 +82,32 @@ def class_chart(comparison: Comparison) -> str:
     row = max((row for row in comparison.rows if row.reference is not None), key=lambda row: row.top1.mean, default=None)
     if row is None:
         return _NO_CHART
-    series = {row.student.name: _by_class(row.student.runs), row.reference.name: _by_class(row.reference.runs), "teacher": _teacher_by_class(row)}
-    series = {name: values for name, values in series.items() if values is not None}
-    gain = _by_class(row.student.runs) - _by_class(row.reference.runs)
+    ours, theirs = _by_class(row.student.runs), _by_class(row.reference.runs)
+    series = [(row.student.name, ours, 1), (row.reference.name, theirs, 0), ("the teacher", _teacher_by_class(row), 3)]
+    series = [one for one in series if one[1] is not None]
+    gain = ours - theirs
     order = np.argsort(-np.nan_to_num(gain, nan=-9.0), kind="stable")
     shown = order if len(order) <= _MOST_CLASSES else np.concatenate([order[: _MOST_CLASSES // 2], order[-_MOST_CLASSES // 2 :]])
-    x = range_of(100 * value for values in series.values() for value in values[shown])
+    x = range_of(100 * value for _, values, _ in series for value in values[shown])
     size = 500, 70 + _ROW_HEIGHT * len(shown)
     chart = Chart("accuracy by class", x or Range(0, 100), Range(0, len(shown)), x_title="of the class's test pictures right, %", size=size, left=150)
     chart.axes(_number, None)
-    class_names = comparison.runs[0].data.get("class_names") or []
+    class_names = comparison.runs[0].class_names
     for number, label in enumerate(shown):
         height = len(shown) - number - 0.5
-        name = str(class_names[label]) if label < len(class_names) else str(label)
+        name = class_names[label] if label < len(class_names) else str(label)
         chart.words(chart.left - 8, chart.place((0, height))[1] + 4, _short(name), anchor="end")
-        chart.line([(100 * values[label], height) for values in series.values() if math.isfinite(values[label])][:2], 0, kind="interval")
-        for style, (who, values) in enumerate(series.items()):
-            chart.mark((100 * values[label], height), (1, 0, 3)[style], name=f"{who}: {values[label]:.1%}")
+        chart.line([(100 * values[label], height) for _, values, _ in series[:2] if math.isfinite(values[label])], 0, kind="interval")
+        for who, values, style in series:
+            chart.mark((100 * values[label], height), style, name=f"{who}: {values[label]:.1%}")
     left_out = f"<p>{len(order) - len(shown):,} classes in between are left out.</p>" if len(shown) < len(order) else ""
-    return key([(name, (1, 0, 3)[style]) for style, name in enumerate(series)]) + chart.svg + left_out
+    return key([(name, style) for name, _, style in series]) + chart.svg + left_out
 
 
 def similarity_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     """(headings, cells): CKA of teacher and student by layer, means over seeds."""
-    rows = [row for row in comparison.rows if any(run.row.get("cka") for run in row.student.runs)]
-    layers = list(dict.fromkeys(layer for row in rows for run in row.student.runs for layer in run.row.get("cka") or {}))
+    rows = [row for row in comparison.rows if any(run.cka for run in row.student.runs)]
+    layers = list(dict.fromkeys(layer for row in rows for run in row.student.runs for layer in run.cka))
     return ["", *layers], [[row.student.name, *(_mean_cka(row, layer) for layer in layers)] for row in rows]
 
 
@@ -189,7 +192,7 @@ def _class_means(is_right: np.ndarray, labels: np.ndarray, num_classes: int) -> 
 
 
 def _mean_cka(row: Row, layer: str) -> str:
-    values = [run.row["cka"][layer] for run in row.student.runs if layer in (run.row.get("cka") or {})]
+    values = [run.cka[layer] for run in row.student.runs if layer in run.cka]
     return f"{np.mean(values):.2f}" if values else "-"
 
 
@@ -206,4 +209,4 @@ def _short(name: str) -> str:
 
 
 def _escaped(name: str) -> str:
-    return name.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return html.escape(printable(name))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -55,7 +54,7 @@ def _pictures(run: Run) -> list[Picture]:
     pixels, num = columns["picture"], len(columns["label"])
     if pixels.ndim != 4 or pixels.shape[1] != 3 or pixels.dtype != np.uint8 or any(len(columns[name]) != num for name in _COLUMNS):
         raise DataError(f"{path} is damaged; remove it, and the report is made without its pictures")
-    names = run.data.get("class_names")
+    names = run.class_names
     return [
         Picture(
             _address(pixels[row]),
@@ -73,5 +72,5 @@ def _address(picture: np.ndarray) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-def _name(names: Any, label: np.integer) -> str:
-    return str(names[label]) if isinstance(names, list) and 0 <= label < len(names) else str(int(label))
+def _name(names: list[str], label: np.integer) -> str:
+    return names[label] if 0 <= label < len(names) else str(int(label))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,11 +15,13 @@ from pydantic import ValidationError
 
 from distill import record
 from distill.errors import DataError, RecipeError
+from distill.places import expanded
 from distill.recipe import Recipe
 from distill.recipe_files import load_recipe
 from distill.student_alone import is_alone
 
 _NEWEST_FORMAT = 2
+_NEEDED = ("test", "test_labels")
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        return self.path.name
+        return self.path.resolve().name  # the path may be "."
 
     @property
     def seed(self) -> int:
@@ -48,12 +51,24 @@ class Run:
 
     @property
     def teacher(self) -> dict[str, Any]:
-        found = self.summary.get("teacher") or {}
-        return found if "test_top1" in found else {}
+        found = self.summary.get("teacher")
+        return found if isinstance(found, dict) and isinstance(found.get("model"), str) and _is_share(found.get("test_top1")) else {}
 
     @property
     def data(self) -> dict[str, Any]:
         return self.summary["data"]
+
+    @property
+    def class_names(self) -> list[str]:
+        """Empty where the run does not say them."""
+        found = self.data.get("class_names")
+        return [str(name) for name in found] if isinstance(found, list) else []
+
+    @property
+    def cka(self) -> dict[str, float]:
+        """By layer; empty without a teacher."""
+        found = self.row.get("cka")
+        return {layer: value for layer, value in found.items() if _is_number(value)} if isinstance(found, dict) else {}
 
     @cached_property
     def environment(self) -> dict[str, Any]:
@@ -62,13 +77,22 @@ class Run:
     @cached_property
     def answers(self) -> dict[str, np.ndarray]:
         """The arrays of predictions.npz. Raises DataError if it is not one that a run wrote; never runs code from it."""
-        return read_arrays(self.path / record.PREDICTIONS_FILE, ("test", "test_labels"))
+        return self._checked(read_arrays(self.path / record.PREDICTIONS_FILE, _NEEDED))
 
     @cached_property
     def is_right(self) -> np.ndarray:
         """[N] bool, of each test picture."""
-        found = read_arrays(self.path / record.PREDICTIONS_FILE, ("test", "test_labels"), others=False)
+        found = self._checked(read_arrays(self.path / record.PREDICTIONS_FILE, _NEEDED, others=False))
         return found["test"] == found["test_labels"]
+
+    def _checked(self, found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """One row for each test picture, and labels that are numbers of classes."""
+        labels = found["test_labels"]
+        num = self.data.get("num_test", len(labels))
+        rows = {array.shape for name, array in found.items() if name.startswith("test")}
+        if rows != {(num,)} or labels.dtype.kind not in "iu" or labels.min(initial=0) < 0:
+            raise DataError(f"{self.path / record.PREDICTIONS_FILE} does not fit {record.SUMMARY_FILE}; remove that run's folder and train it again")
+        return found
 
     @cached_property
     def events(self) -> list[dict[str, Any]]:
@@ -86,17 +110,18 @@ class Run:
     @property
     def best(self) -> tuple[int, float] | None:
         """(epoch, val top-1) of the best epoch on val, the first of equals; None without any."""
-        scored = [(event["epoch"], event["val_top1"]) for event in self.events if event.get("event") == "epoch" and _is_number(event.get("val_top1"))]
+        epochs = [event for event in self.events if event.get("event") == "epoch"]
+        scored = [(event["epoch"], event["val_top1"]) for event in epochs if all(_is_number(event.get(name)) for name in ("epoch", "val_top1"))]
         return max(scored, key=lambda pair: pair[1], default=None)
 
 
 def read_runs(places: Sequence[str | Path]) -> tuple[list[Run], list[str]]:
     """(finished runs, in the order given; sentences about what was left out). A place is a run's folder, or a folder of them.
 
-    Raises DataError for a place that is neither, and if no finished run is left.
+    Raises DataError for a place that is not there, and if no finished run is left.
     """
-    runs, notes = {}, []
-    for folder in _folders(places):
+    runs, (folders, notes) = {}, _folders(places)
+    for folder in folders:
         if folder.resolve() in runs:
             continue
         if problem := _why_not(folder):
@@ -125,7 +150,8 @@ def read_run(path: Path) -> Run:
 
 def sibling(run: Run) -> Path | None:
     """The folder of the student alone that the run was compared with, if it is still beside it."""
-    name = (run.summary.get("alone") or {}).get("run")
+    alone = run.summary.get("alone")
+    name = alone.get("run") if isinstance(alone, dict) else None
     path = run.path.parent / name if isinstance(name, str) and Path(name).name == name else None
     return path if path is not None and _why_not(path) is None else None
 
@@ -142,19 +168,20 @@ def read_arrays(path: Path, needed: Sequence[str] = (), *, others: bool = True) 
     return found
 
 
-def _folders(places: Sequence[str | Path]) -> Iterable[Path]:
-    """The runs' folders that are named, or lie in a folder that is named."""
+def _folders(places: Sequence[str | Path]) -> tuple[list[Path], list[str]]:
+    """(the runs' folders that are named, or lie in a folder that is named; sentences about other things that runs/* may have named)."""
+    folders, notes = [], []
     for place in places:
-        folder = Path(place).expanduser()
-        if not folder.is_dir():
-            raise DataError(f"{place}: {'a file, not a folder' if folder.exists() else 'there is no such folder'}; name runs, such as runs/*")
-        if _is_run(folder):
-            yield folder
-            continue
-        inside = sorted(path for path in folder.iterdir() if path.is_dir() and _is_run(path))
+        folder = expanded(place)
+        if not folder.exists():
+            raise DataError(f"{place}: there is no such folder; name runs, such as runs/*")
+        inside = [folder]
+        if not _is_run(folder):
+            inside = sorted(path for path in folder.iterdir() if path.is_dir() and _is_run(path)) if folder.is_dir() else []
         if not inside:
-            raise DataError(f"{place}: no run is in this folder; name runs, such as runs/*")
-        yield from inside
+            notes.append(f"{place} is left out: {'no run is in this folder' if folder.is_dir() else 'it is a file, and no run'}")
+        folders += inside
+    return folders, notes
 
 
 def _is_run(path: Path) -> bool:
@@ -183,7 +210,7 @@ def _recipe(path: Path, summary: dict[str, Any]) -> Recipe:
 def _check(run: Run) -> None:
     """Raises DataError where the summary lacks what every comparison needs."""
     where, row = run.path / record.SUMMARY_FILE, run.summary.get("alone" if run.is_alone else "distilled")
-    if not isinstance(row, dict) or not _is_number(row.get("test_top1")) or not isinstance(run.summary.get("data"), dict):
+    if not isinstance(row, dict) or not _is_share(row.get("test_top1")) or not isinstance(run.summary.get("data"), dict):
         raise DataError(f"{where} is damaged: the student's score on test is not in it; train it again")
 
 
@@ -196,4 +223,8 @@ def _event(line: str) -> dict[str, Any] | None:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_share(value: Any) -> bool:
+    return _is_number(value) and 0 <= value <= 1

@@ -62,7 +62,7 @@ def require_same_data(runs: Sequence[Run]) -> None:
     first = runs[0]
     for run in runs[1:]:
         said = [
-            f"{name}: {first.data[name]} and {run.data[name]}"
+            f"{name}: {first.data.get(name)} and {run.data.get(name)}"
             for name in ("source", *_SAME_DATA[1:], "note")
             if first.data.get(name) != run.data.get(name)
         ]

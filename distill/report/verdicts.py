@@ -13,7 +13,8 @@ _SEEDS_FOR_AN_INTERVAL = 3
 
 def verdicts(comparison: Comparison) -> list[str]:
     """A sentence for each row that is compared with another, and one for the two best of several."""
-    sentences = [verdict(row, comparison.num_test) for row in comparison.rows if row.reference is not None or not row.student.is_alone]
+    said = [row for row in comparison.rows if row.reference is not None or not (row.student.is_alone or row.is_reference)]
+    sentences = [verdict(row, comparison.num_test) for row in said]
     return sentences + _between_the_best(comparison)
 
 
@@ -42,18 +43,20 @@ def p_in_words(value: float) -> str:
 
 
 def _of_one_seed(row: Row, other: str, num_test: int) -> str:
-    found = row.pictures
-    told_apart = "more than the drawing of these" if found.p_value < ALPHA else "not more than chance on these"
+    found, p_value = row.pictures, row.adjusted_pictures_p
+    told_apart = "more than the drawing of these" if p_value < ALPHA else "not more than chance on these"
+    adjusted = f", {p_in_words(p_value)} as one of all that were tried" if p_value != found.p_value else ""
     return (
         f"{row.student.name}: {100 * found.difference:+.2f} points to {other} with one seed, {told_apart} {num_test:,} test pictures explains "
-        f"(McNemar, {p_in_words(found.p_value)}); one seed gives no interval over seeds: run {_SEEDS_FOR_AN_INTERVAL} at least."
+        f"(McNemar, {p_in_words(found.p_value)}{adjusted}); one seed gives no interval over seeds: run {_SEEDS_FOR_AN_INTERVAL} at least."
     )
 
 
 def _of_seeds(name: str, other: str, difference: Difference, p_value: float) -> str:
     seeds = f"{difference.num} paired seeds" if difference.is_paired else f"{difference.num} seeds or more, not paired"
     if math.isnan(p_value):
-        return f"{name} is {100 * difference.mean:+.2f} points to {other} in each of {seeds}: without any spread there is nothing to test"
+        each = "in each of" if difference.is_paired else "with"
+        return f"{name} is {100 * difference.mean:+.2f} points to {other} {each} {seeds}: without any spread there is nothing to test"
     half_width = points(difference.high - difference.mean)
     if p_value < ALPHA:
         verb = "beats" if difference.mean > 0 else "falls behind"

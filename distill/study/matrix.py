@@ -133,6 +133,7 @@ def _alone(rows: Sequence[Row]) -> Iterator[Row]:
             continue
         losses = {label: _written(entry.model_dump(mode="json")) for label, entry in control.losses.items()}
         words = ["teacher=null"] if recipe.teacher is not None else []
+        words += ["data.labels=given"] if recipe.data.labels != "given" else []
         words += _instead(recipe.losses, losses)
         found.setdefault(fingerprint(control), (base, (*overrides, *words)))
     for number, (base, overrides) in enumerate(found.values(), start=1):

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from distill.errors import RecipeError
+from distill.places import expanded
 from distill.study.study_file import is_study, read_study
 from distill.study.wish import Wish
 
@@ -15,7 +16,7 @@ _MOST_SEEDS = 1000
 
 def wish_of(options: argparse.Namespace) -> Wish | None:
     """None where the words are runs' folders. Raises RecipeError where it is not clear what they are."""
-    targets = [word for word in options.overrides if "=" not in word and not word.startswith("~")]
+    targets = [word for word in options.overrides if ("=" not in word and not word.startswith("~")) or expanded(word).is_dir()]
     overrides = [word for word in options.overrides if word not in targets]
     if not targets:
         raise RecipeError("what is to be compared? say distill compare runs/*, or distill compare RECIPE --seeds 3")
@@ -33,7 +34,7 @@ def wish_of(options: argparse.Namespace) -> Wish | None:
         )
     if overrides:
         raise RecipeError(f"{overrides[0]} changes a recipe, but finished runs are compared as they are; to train, add --seeds 3")
-    recipes = [target for target in targets if not Path(target).expanduser().exists()]
+    recipes = [target for target in targets if not expanded(target).exists()]
     if recipes:
         raise RecipeError(f"{recipes[0]}: there is no such folder; if it is a recipe to train first, add --seeds 3")
     return None

@@ -207,7 +207,15 @@ def test_evaluation_shows_the_unvaried_picture_on_both_paths(in_memory, in_files
         for _ in range(2):  # it can be gone through again
             shown = list(loading)
             assert [len(positions) for positions, _ in shown] == [10, 10, 6]
-            assert torch.equal(torch.cat([batch.images for _, batch in shown]), plain_view(pixels, size))
+            order = torch.cat([positions for positions, _ in shown])
+            assert torch.equal(torch.cat([batch.images for _, batch in shown]), plain_view(pixels, size)[order])
+
+
+def test_evaluation_mixes_classes_that_lie_behind_each_other(in_memory):
+    num = 400
+    part = Part(np.repeat(np.arange(4), num // 4), np.arange(num), pixels=torch.zeros(num, 3, 2, 2, dtype=torch.uint8))
+    for _, batch in EvaluationLoader(part, 2, batch_size=100, device=CPU):
+        assert np.bincount(batch.labels.numpy(), minlength=4).min() >= 10
 
 
 def test_pictures_of_different_sizes_share_a_batch(tmp_path):

@@ -15,7 +15,9 @@ from fake_runs import NUM_TEST, answers, recipe, write_run, write_study
 from scipy import stats
 
 from distill.errors import DataError, RecipeError
+from distill.report.compare_tables import markdown
 from distill.report.comparison import compare
+from distill.report.html import page
 from distill.report.runs import read_run, read_runs
 from distill.report.verdicts import verdicts
 
@@ -225,8 +227,8 @@ def test_run_that_is_not_finished_is_left_out_and_said(state, words):
 @pytest.mark.parametrize(
     "make, words",
     [
-        (lambda: Path("empty").mkdir(), "empty: no run is in this folder"),
-        (lambda: Path("empty").write_text(""), "empty: a file, not a folder"),
+        (lambda: Path("empty").mkdir(), "empty is left out: no run is in this folder"),
+        (lambda: Path("empty").write_text(""), "empty is left out: it is a file, and no run"),
         (lambda: None, "empty: there is no such folder"),
     ],
 )
@@ -328,3 +330,124 @@ def test_folder_that_was_moved_is_compared_all_the_same():
     write_study({0: 800, 1: 810}, kd={0: 830, 1: 836})
     shutil.move("runs", "elsewhere")
     assert compared("elsewhere")[1]["kd"].difference.mean == pytest.approx(0.028)
+
+
+def test_row_that_others_are_compared_with_lacks_no_control():
+    write_study(ALONE, kd=KD, dkd=KD)
+    found, rows, _ = compared(against="kd")
+    assert rows["kd"].is_reference
+    assert not [sentence for sentence in verdicts(found) if "without a control" in sentence]
+    assert "no control" not in markdown(found)
+
+
+def test_single_seeds_are_adjusted_for_their_number():
+    write_study({0: 800}, kd={0: 806}, dkd={0: 806}, at={0: 806})
+    found, rows, _ = compared()
+    plain = rows["kd"].pictures.p_value
+    assert rows["kd"].adjusted_pictures_p == pytest.approx(min(1, 3 * plain))
+    assert plain < 0.05 < 3 * plain  # six more right and none less: 2^-5
+    assert all("not more than chance" in sentence and "as one of all that were tried" in sentence for sentence in verdicts(found)[:3])
+
+
+def test_agreement_of_the_student_alone_is_with_one_teacher_only():
+    write_study({0: 800}, kd={0: 830})
+    values = recipe(0, ce={}, dkd={})
+    path = write_run("dkd-seed0", 830, values)
+    arrays = dict(np.load(path / "predictions.npz"))
+    np.savez_compressed(path / "predictions.npz", **arrays | {"test_teacher": np.roll(arrays["test_teacher"], 3)})  # as often right, elsewhere
+    assert compared()[1]["resnet18 alone"].means["agreement"] is None
+
+
+def test_every_teacher_that_differs_is_said():
+    write_study({0: 800}, kd={0: 830})
+    for seed, top1 in ((0, 0.92), (1, 0.8)):
+        values = recipe(seed, ce={}, kd={})
+        values["teacher"]["model"] = "resnet101"
+        write_run(f"big-seed{seed}", 830, values, teacher={"model": "resnet101", "test_top1": top1})
+    assert any("resnet101 was not the same in all runs" in note for note in compared()[2])
+
+
+def test_student_without_labels_has_a_control_with_labels():
+    write_run("alone-seed0", 800, recipe(0))
+    values = recipe(0, kd={})
+    values["data"] = {"labels": "none"}
+    write_run("kd-seed0", 830, values)
+    assert compared()[1]["kd"].reference.name == "resnet18 alone"
+
+
+def test_unpaired_groups_without_spread_are_not_called_paired():
+    write_study({0: 800, 1: 800}, kd={2: 830, 3: 830})
+    assert "in each of" not in verdicts(compared()[0])[0]
+
+
+@pytest.mark.parametrize("place", [".", "../kd-seed0"])
+def test_run_has_its_folders_name_however_it_is_reached(place, monkeypatch):
+    write_study({}, kd={0: 830})
+    monkeypatch.chdir("runs/kd-seed0")
+    assert compared(place)[0].rows[0].student.name == "kd"
+
+
+def test_what_else_a_wildcard_names_is_passed_over_and_said():
+    write_study(ALONE, kd=KD)
+    Path("runs/report.html").write_text("")
+    Path("runs/tb").mkdir()
+    _, rows, notes = compared(*map(str, sorted(Path("runs").iterdir())))
+    assert set(rows) == {"resnet18 alone", "kd"}
+    assert {"runs/report.html is left out: it is a file, and no run", "runs/tb is left out: no run is in this folder"} <= set(notes)
+
+
+def change(path: Path, *keys: str, to: object) -> None:
+    """One value of a JSON file; ... takes the key out."""
+    values = json.loads(path.read_text())
+    inner = values
+    for key in keys[:-1]:
+        inner = inner[key]
+    inner.update({keys[-1]: to} if to is not ... else {})
+    if to is ...:
+        del inner[keys[-1]]
+    path.write_text(json.dumps(values))
+
+
+@pytest.mark.parametrize(
+    "file, keys, to",
+    [
+        ("summary.json", ("data", "note"), ...),
+        ("environment.json", ("versions",), None),
+        ("summary.json", ("teacher", "test_top1"), None),
+        ("summary.json", ("teacher", "model"), ...),
+        ("summary.json", ("alone",), "x"),
+        ("summary.json", ("data", "class_names"), {"a": 1}),
+        ("summary.json", ("distilled", "cka"), 3),
+        ("summary.json", ("distilled", "cka"), {"layer1": None}),
+    ],
+)
+def test_what_is_missing_or_odd_is_done_without(file, keys, to):
+    write_study(ALONE, kd=KD)
+    change(Path("runs/kd-seed1") / file, *keys, to=to)
+    found, rows, _ = compared()
+    assert rows["kd"].difference.mean == pytest.approx(0.029)
+    assert "kd" in page(found)
+
+
+@pytest.mark.parametrize("value", [math.nan, -0.1, 1.5, None, "0.8"])
+def test_score_that_can_not_be_one_is_damage(value):
+    write_study(ALONE, kd=KD)
+    change(Path("runs/kd-seed1/summary.json"), "distilled", "test_top1", to=value)
+    with pytest.raises(DataError, match=r"kd-seed1.*damaged"):
+        compared()
+
+
+@pytest.mark.parametrize("name, rows", [("test", 999), ("test_teacher", 999), ("test_labels", 1001)])
+def test_answers_of_another_length_are_damage(name, rows):
+    write_study(ALONE, kd=KD)
+    path = Path("runs/kd-seed0/predictions.npz")
+    np.savez_compressed(path, **dict(np.load(path)) | {name: np.zeros(rows, dtype=np.int32)})
+    with pytest.raises(DataError, match=r"kd-seed0/predictions.npz does not fit summary.json"):
+        compared()
+
+
+def test_epoch_that_is_not_numbered_is_passed_over():
+    write_study(ALONE, kd=KD)
+    path = Path("runs/kd-seed0/metrics.jsonl")
+    path.write_text(path.read_text() + json.dumps({"event": "epoch", "val_top1": 0.99}) + "\n")
+    assert compared()[1]["kd"].best == (2, pytest.approx(0.82))
