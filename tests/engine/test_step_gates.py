@@ -120,15 +120,20 @@ def test_backward_keeps_as_much_as_one_written_by_hand():
     assert ours == theirs
 
 
+def alive() -> tuple[int, int]:
+    """(tensors, their bytes)"""
+    gc.collect()
+    tensors = [one for one in gc.get_objects() if issubclass(type(one), torch.Tensor)]  # isinstance would wake up torch's deprecated names
+    return len(tensors), sum(one.numel() * one.element_size() for one in tensors)
+
+
 def test_nothing_is_left_of_a_step():
-    """After two epochs as many tensors are alive as after one: no feature, batch or graph is held."""
-    run, alive = epoch(framework, 2), []
+    """After each epoch as many tensors are alive: no feature, batch or graph is held."""
+    run, found = epoch(framework, 2), []
     for _ in range(3):
         run()
-        gc.collect()
-        tensors = [one for one in gc.get_objects() if issubclass(type(one), torch.Tensor)]  # isinstance would wake up torch's deprecated names
-        alive.append((len(tensors), sum(one.numel() * one.element_size() for one in tensors)))
-    assert alive[0] == alive[1] == alive[2]
+        found.append(alive())
+    assert found[0] == found[1] == found[2]
 
 
 @pytest.mark.parametrize("name", ["r50_to_r18", "losses/dkd", "losses/fitnet", "losses/at", "losses/crd"])
