@@ -166,11 +166,11 @@ def _mean(runs: Sequence[Run], column: str) -> float | None:
 def _fidelity_alone(student: Student, students: Sequence[Student]) -> dict[str, float | None]:
     """How often the student alone says what the others' teacher says: so much agreement needs no teacher. Empty unless there is one teacher."""
     taught = [run for other in students for run in other.runs if run.teacher]
-    answers = [run.answers.get("test_teacher") for run in taught]
+    answers = [run.teacher_predictions for run in taught]
     if not taught or any(one is None or (one != answers[0]).any() for one in answers):
         return {}
-    teacher, labels = (taught[0].answers[name] for name in ("test_teacher", "test_labels"))
-    same = np.stack([run.answers["test"] == teacher for run in student.runs])
+    teacher, labels = answers[0], taught[0].labels
+    same = np.stack([run.predictions == teacher for run in student.runs])
     wrong = teacher != labels
     return {"agreement": float(same.mean()), "agreement_on_mistakes": float(same[:, wrong].mean()) if wrong.any() else None}
 

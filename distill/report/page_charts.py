@@ -174,15 +174,14 @@ def _by_step(runs: Iterable[Run], kind: str, place: str, column: str, factor: fl
 
 def _by_class(runs: Sequence[Run]) -> np.ndarray:
     """[K], mean over seeds; NaN for a class without test pictures."""
-    return np.mean([_class_means(run.is_right, run.answers["test_labels"], int(run.data.get("num_classes") or 0)) for run in runs], axis=0)
+    return np.mean([_class_means(run.is_right, run.labels, int(run.data.get("num_classes") or 0)) for run in runs], axis=0)
 
 
 def _teacher_by_class(row: Row) -> np.ndarray | None:
     run = row.student.runs[0]
-    if "test_teacher" not in run.answers:
+    if run.teacher_predictions is None:
         return None
-    labels = run.answers["test_labels"]
-    return _class_means(run.answers["test_teacher"] == labels, labels, int(run.data.get("num_classes") or 0))
+    return _class_means(run.teacher_predictions == run.labels, run.labels, int(run.data.get("num_classes") or 0))
 
 
 def _class_means(is_right: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:

@@ -21,7 +21,7 @@ from distill.recipe_files import load_recipe
 from distill.student_alone import is_alone
 
 _NEWEST_FORMAT = 2
-_NEEDED = ("test", "test_labels")
+_NEEDED, _TEACHER = ("test", "test_labels"), "test_teacher"
 
 
 @dataclass(frozen=True)
@@ -79,11 +79,30 @@ class Run:
         """The arrays of predictions.npz. Raises DataError if it is not one that a run wrote; never runs code from it."""
         return self._checked(read_arrays(self.path / record.PREDICTIONS_FILE, _NEEDED))
 
-    @cached_property
+    @property
+    def labels(self) -> np.ndarray:
+        """[N], the class of each test picture."""
+        return self._classes["test_labels"]
+
+    @property
+    def predictions(self) -> np.ndarray:
+        """[N], the class that the student names for each test picture."""
+        return self._classes["test"]
+
+    @property
     def is_right(self) -> np.ndarray:
         """[N] bool, of each test picture."""
-        found = self._checked(read_arrays(self.path / record.PREDICTIONS_FILE, _NEEDED, others=False))
-        return found["test"] == found["test_labels"]
+        return self.predictions == self.labels
+
+    @property
+    def teacher_predictions(self) -> np.ndarray | None:
+        """[N], the class that the teacher names for each test picture; None where the run does not say."""
+        return self._classes.get(_TEACHER)
+
+    @cached_property
+    def _classes(self) -> dict[str, np.ndarray]:
+        """The arrays that every comparison needs: reading all takes twice as long."""
+        return self._checked(read_arrays(self.path / record.PREDICTIONS_FILE, _NEEDED, (*_NEEDED, _TEACHER)))
 
     def _checked(self, found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """One row for each test picture, and labels that are numbers of classes."""
@@ -156,11 +175,11 @@ def sibling(run: Run) -> Path | None:
     return path if path is not None and _why_not(path) is None else None
 
 
-def read_arrays(path: Path, needed: Sequence[str] = (), *, others: bool = True) -> dict[str, np.ndarray]:
-    """others: also those arrays that are not needed. Raises DataError if the file is not one that a run wrote; never runs code from it."""
+def read_arrays(path: Path, needed: Sequence[str] = (), wanted: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+    """wanted: those to read if they are there; None for all. Raises DataError if the file is not one that a run wrote; never runs code from it."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:  # np.load leaves a damaged file open
-            found = {name: arrays[name] for name in arrays.files if others or name in needed}
+            found = {name: arrays[name] for name in arrays.files if wanted is None or name in wanted}
     except Exception as error:  # a damaged archive fails in many ways
         raise DataError(f"{path} is missing or damaged ({error}); remove that run's folder and train it again") from error
     if missing := [name for name in needed if name not in found]:

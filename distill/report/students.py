@@ -69,7 +69,7 @@ def require_same_data(runs: Sequence[Run]) -> None:
         both = [one.data.get("fingerprint") for one in (first, run)]
         if None in both:  # of an older format
             is_same = all(first.data.get(name) == run.data.get(name) for name in _SAME_DATA[1:])
-            is_same = is_same and first.answers["test_labels"].tolist() == run.answers["test_labels"].tolist()
+            is_same = is_same and first.labels.tolist() == run.labels.tolist()
         else:
             is_same = both[0] == both[1]
         if not is_same:
