@@ -18,6 +18,10 @@ class Ratio:
     high: float
     num_pairs: int
 
+    @property
+    def inverse(self) -> Ratio:
+        return Ratio(1 / self.ratio, 1 / self.high, 1 / self.low, self.num_pairs)
+
     def __str__(self) -> str:
         return f"{self.ratio:.3f} ({self.low:.3f} to {self.high:.3f}, {self.num_pairs} pairs)"
 

@@ -1,4 +1,4 @@
-"""What a training step costs, told without a clock: against the loop written by hand in benchmarks/step.py, on the same pictures and networks."""
+"""What a training step costs, told without a clock: against the loop by hand in benchmarks/contenders.py, on the same pictures and networks."""
 
 from __future__ import annotations
 
@@ -24,11 +24,13 @@ from distill.resolve import Catalogue
 from distill.structures import Batch, HostKeys
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from benchmarks.step import framework, hand_written
+from benchmarks import contenders
+from benchmarks.contenders import Setting, framework, hand_written
+from benchmarks.step import CONTENDERS, require_same_losses
 
 CPU = torch.device("cpu")
 BATCH, SIZE = 4, 64
-Make = Callable[..., tuple[Callable[[], None], list[dict]]]
+Make = Callable[[Setting], tuple[Callable[[], None], list[float]]]
 
 
 class Operators(TorchDispatchMode):
@@ -46,7 +48,7 @@ class Operators(TorchDispatchMode):
 def epoch(make: Make, num_steps: int, precision: str = "fp32") -> Callable[[], None]:
     """Runs that many steps; once already, so that what only the first does is done."""
     source = Synthetic(image_size=SIZE, num_classes=10, num_train=BATCH * num_steps, num_val=10, num_test=10)
-    run, _ = make(source, BATCH, CPU, precision)
+    run, _ = make(Setting(source, BATCH, CPU, precision))
     run()
     return run
 
@@ -89,15 +91,32 @@ def test_step_asks_for_as_much_as_one_written_by_hand(precision):
     assert sum(ours.values()) <= sum(theirs.values()) + 5, differing
 
 
+@pytest.mark.parametrize("name", CONTENDERS)
+def test_what_is_timed_side_by_side_computes_the_same(name):
+    losses = {}
+    for contender in ("framework", name):
+        source = Synthetic(image_size=SIZE, num_classes=10, num_train=2 * BATCH, num_val=10, num_test=10)
+        run, losses[contender] = getattr(contenders, contender)(Setting(source, BATCH, CPU, "fp32"))
+        run()
+    require_same_losses(losses, "fp32")
+    if name == "hand_written":
+        assert losses[name] == pytest.approx(losses["framework"], rel=1e-5)
+
+
+def test_contender_that_computes_something_else_is_refused():
+    with pytest.raises(SystemExit, match="naive does not compute the framework's loss"):
+        require_same_losses({"framework": [2.0], "naive": [2.1]}, "bf16")
+
+
 def test_step_waits_for_nothing():
     assert not [name for name in operators_of_a_step(framework) if "_local_scalar_dense" in name or "nonzero" in name or "is_nonzero" in name]
 
 
 def test_waiting_would_be_seen():
-    def waits(*arguments) -> tuple[Callable[[], None], list[dict]]:
-        run, log = framework(*arguments)
-        num_steps = len(arguments[0].train) // BATCH
-        return lambda: (run(), [torch.ones(1).item() for _ in range(num_steps)]), log
+    def waits(setting: Setting) -> tuple[Callable[[], None], list[float]]:
+        run, losses = framework(setting)
+        num_steps = len(setting.source.train) // BATCH
+        return lambda: (run(), [torch.ones(1).item() for _ in range(num_steps)]), losses
 
     assert "aten._local_scalar_dense.default" in operators_of_a_step(waits)
 
