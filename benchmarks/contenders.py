@@ -1,6 +1,6 @@
 """The training steps that are compared: the framework's, loops written by hand, and other packages' as their users run them.
 
-All train ResNet-18 under ResNet-50 with 0.5 cross-entropy + 0.5 kd at temperature 4 and SGD, from the same weights, on the same views of the same
+All train ResNet-18 under a teacher with 0.5 cross-entropy + 0.5 kd at temperature 4 and SGD, from the same weights, on the same views of the same
 pictures in the same order. Each is a pair (runs one epoch, the list that grows by the loss of every epoch).
 """
 
@@ -40,6 +40,7 @@ class Setting:
     batch_size: int
     device: torch.device
     precision: str  # fp32 or bf16
+    teacher: str = "resnet50"
 
     @property
     def num_classes(self) -> int:
@@ -49,7 +50,7 @@ class Setting:
         """(student, teacher), which is frozen and in eval mode."""
         layout = torch.channels_last if channels_last else torch.contiguous_format
         found = []
-        for name in ("resnet18", "resnet50"):
+        for name in ("resnet18", self.teacher):
             torch.manual_seed(0)
             found.append(create_model(name, num_classes=self.num_classes).to(self.device, memory_format=layout))
         return found[0], found[1].eval().requires_grad_(False)
@@ -69,7 +70,12 @@ class Setting:
 
 def framework(setting: Setting) -> Contender:
     """`distill train`'s own trainer, with all that it does in a step."""
-    overrides = ["teacher.weights=random", f"data.global_batch_size={setting.batch_size}", f"data.augment.padding={PADDING}"]
+    overrides = [
+        f"teacher.model={setting.teacher}",
+        "teacher.weights=random",
+        f"data.global_batch_size={setting.batch_size}",
+        f"data.augment.padding={PADDING}",
+    ]
     overrides += [f"data.augment.flip={FLIP}", "train.epochs=1", f"train.lr={LR}", "train.schedule=constant", "train.warmup_epochs=0"]
     recipe, losses = load_recipe("r50_to_r18", [*overrides, "train.log_every=1000000"]), []
     pieces = build_pieces(recipe, Catalogue(), setting.source, device=setting.device, precision=setting.precision, weights={})
@@ -159,7 +165,7 @@ def _timm(setting: Setting, *, has_flags: bool) -> Contender:
 
     student, teacher = setting.networks(channels_last=False)
     networks = []
-    for name, network in (("resnet18", student), ("resnet50", teacher)):  # timm's own, with the weights that all begin with
+    for name, network in (("resnet18", student), (setting.teacher, teacher)):  # timm's own, with the weights that all begin with
         made = timm.create_model(name, num_classes=setting.num_classes)
         made.load_state_dict(network.state_dict())
         networks.append(made.to(setting.device, memory_format=torch.channels_last if has_flags else torch.contiguous_format))

@@ -32,8 +32,8 @@ def require_same_losses(losses: dict[str, list[float]], precision: str) -> None:
             raise SystemExit(f"{name} does not compute the framework's loss: {theirs:.6g} and not {ours:.6g}; their times can't be compared")
 
 
-def show(ratios: dict[str, Ratio], speeds: dict[str, float]) -> None:
-    table = Table("contender", "images/s", "time, framework / contender (95 % interval)", title="training step, ResNet-50 -> ResNet-18")
+def show(title: str, ratios: dict[str, Ratio], speeds: dict[str, float]) -> None:
+    table = Table("contender", "images/s", "time, framework / contender (95 % interval)", title=title)
     for name, speed in speeds.items():
         table.add_row(name, f"{speed:,.0f}", str(ratios[name]) if name in ratios else "1")
     Console().print(table)
@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer rounds")
     parser.add_argument("--json", type=Path, help="write the result there too")
     parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16"])
+    parser.add_argument("--teacher", default="resnet50")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--image-size", type=int, default=64)
     parser.add_argument("--steps", type=int, default=6, help="steps in a block")
@@ -54,7 +55,7 @@ def main() -> None:
     precision = resolve_precision(options.precision, device)
     num_train = options.batch_size * options.steps
     source = Synthetic(image_size=options.image_size, num_classes=10, num_train=num_train, num_val=10, num_test=10)
-    setting = contenders.Setting(source, options.batch_size, device, precision)
+    setting = contenders.Setting(source, options.batch_size, device, precision, options.teacher)
     made = {name: getattr(contenders, name)(setting) for name in ("framework", *options.only)}
     for run, _ in made.values():
         run()
@@ -65,7 +66,7 @@ def main() -> None:
     ratios = {name: ratio.inverse for name, ratio in seconds[0].items()}  # how much of the contender's time the framework takes
     speeds = {name: num_train / value for name, value in seconds[1].items()}
     print()
-    show(ratios, speeds)
+    show(f"training step, {options.teacher} -> resnet18", ratios, speeds)
     if options.json:
         record = {name: asdict(ratio) for name, ratio in ratios.items()} | {"images_per_second": speeds, "settings": vars(options) | {"json": None}}
         options.json.write_text(json.dumps(record | {"environment": environment(device.type, precision, 1)}, indent=2) + "\n")

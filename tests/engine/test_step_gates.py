@@ -29,7 +29,7 @@ from benchmarks.contenders import Setting, framework, hand_written
 from benchmarks.step import CONTENDERS, require_same_losses
 
 CPU = torch.device("cpu")
-BATCH, SIZE = 4, 64
+BATCH, SIZE, TEACHER = 4, 32, "resnet18"  # small and quick: what is counted does not depend on the size
 Make = Callable[[Setting], tuple[Callable[[], None], list[float]]]
 
 
@@ -48,7 +48,7 @@ class Operators(TorchDispatchMode):
 def epoch(make: Make, num_steps: int, precision: str = "fp32") -> Callable[[], None]:
     """Runs that many steps; once already, so that what only the first does is done."""
     source = Synthetic(image_size=SIZE, num_classes=10, num_train=BATCH * num_steps, num_val=10, num_test=10)
-    run, _ = make(Setting(source, BATCH, CPU, precision))
+    run, _ = make(Setting(source, BATCH, CPU, precision, TEACHER))
     run()
     return run
 
@@ -96,7 +96,7 @@ def test_what_is_timed_side_by_side_computes_the_same(name):
     losses = {}
     for contender in ("framework", name):
         source = Synthetic(image_size=SIZE, num_classes=10, num_train=2 * BATCH, num_val=10, num_test=10)
-        run, losses[contender] = getattr(contenders, contender)(Setting(source, BATCH, CPU, "fp32"))
+        run, losses[contender] = getattr(contenders, contender)(Setting(source, BATCH, CPU, "fp32", TEACHER))
         run()
     require_same_losses(losses, "fp32")
     if name == "hand_written":
@@ -129,7 +129,7 @@ def test_step_computes_as_much_as_one_written_by_hand():
 def test_teacher_is_asked_once_and_never_differentiated():
     """The student's share is three times its forward, but for the gradient to the pictures, which nobody asks for."""
     pictures = torch.zeros(BATCH, 3, SIZE, SIZE)
-    teacher, student = (flops(functools.partial(create_model(name, num_classes=10), pictures)) for name in ("resnet50", "resnet18"))
+    teacher, student = (flops(functools.partial(create_model(name, num_classes=10), pictures)) for name in (TEACHER, "resnet18"))
     first = 2 * BATCH * 3 * 64 * 7 * 7 * (SIZE // 2) ** 2  # of resnet18's first convolution
     assert flops(epoch(framework, 1)) == teacher + 3 * student - first
 
@@ -159,7 +159,7 @@ def test_nothing_is_left_of_a_step():
 def test_student_and_losses_are_one_graph(name):
     """torch.compile finds no break and compiles once for all steps, also where a weight or an argument follows a schedule."""
     source = Synthetic(image_size=SIZE, num_classes=10, num_train=8, num_val=10, num_test=10)
-    recipe = load_recipe(name, ["teacher.weights=random", "data.source=synthetic", "data.global_batch_size=8"])
+    recipe = load_recipe(name, [f"teacher.model={TEACHER}", "teacher.weights=random", "data.source=synthetic", "data.global_batch_size=8"])
     pieces = build_pieces(recipe, Catalogue(), source, device=CPU, precision="fp32", weights={})
     distiller, ids = pieces.distiller.train(), torch.arange(8)
     torch._dynamo.reset()
