@@ -181,7 +181,7 @@ def test_a_score_that_is_not_the_runs_own_is_said(distill, trained):
     Path("first/summary.json").write_text(json.dumps(summary))
     code, out, _ = distill("eval", "first")
     assert code == 0
-    assert "This is not the run's own number: top1 " in out
+    assert "This is not the run's own number: top-1 " in out
     assert compared_with_own({"test_top1": 0.5, "test_nll": 1.0}, {"test_top1": 0.5, "test_nll": 1.5}, "test")["differing"] == {"nll": 1.5}
     assert compared_with_own({"test_top1": 0.5}, {}, "test") is None
 

@@ -11,6 +11,7 @@ from rich.table import Table
 from distill.report.console import make_console, print_result, printable
 from distill.report.verdicts import p_in_words
 
+_WORDS = {"top1": "top-1", "top5": "top-5", "nll": "NLL", "brier": "Brier", "ece": "ECE"}
 _MOST_CLASSES, _WORST, _BEST, _CONFUSIONS = 30, 20, 5, 10
 
 
@@ -57,9 +58,9 @@ def own_in_words(found: Mapping[str, Any], part: str) -> str | None:
     if own is None:
         return None
     if own["is_equal"]:
-        also = f", and so do {', '.join(own['also'])}" if own["also"] else ""
+        also = f", and so do {', '.join(_WORDS.get(name, name) for name in own['also'])}" if own["also"] else ""
         return f"This equals the run's own {part} top-1, {own['top1']:.2%}{also}, to the last bit."
-    others = ", ".join(f"{name} {found[name]:.9g} now, {value:.9g} then" for name, value in own["differing"].items())
+    others = ", ".join(f"{_WORDS.get(name, name)} {found[name]:.9g} now, {value:.9g} then" for name, value in own["differing"].items())
     then = ", ".join(f"{name} {value}" for name, value in own["machine_then"].items() if value is not None)
     which = "This equals the run's own top-1, but other numbers differ" if "top1" not in own["differing"] else "This is not the run's own number"
     return f"{which}: {others}. On the same machine they must be equal; the run had {then or 'a machine that it does not name'}."
