@@ -178,6 +178,7 @@ class Recipe(Section):
     time_limit: Positive | None = Field(None, description="Minutes after which the command saves and stops with exit code 75; null for none.")
     tracking: Tracking = Field([], description="Where the run is also followed: tensorboard, trackio, wandb, mlflow.")
     deterministic: StrictBool = Field(False, description="Only operations that give the same bits each time, which may be slower on GPUs.")
+    fast: Literal["auto", "off", "compile"] = Field("auto", description="auto (what pays), off, or compile (also student and losses, always).")
     teacher: Teacher | None = Field(None, description="The network that is learned from; null for none.")
     student: Student = Field(description="The network that learns.")
     losses: dict[Label, LossEntry] = Field(min_length=1, description="Label -> one term of the loss.")

@@ -19,7 +19,6 @@ from distill.checkpoints import Checkpoint, CheckpointFolder, Writer
 from distill.data.sources.base import DataSource
 from distill.engine.saving import Saving
 from distill.errors import DataError, DistillError, RecipeError
-from distill.models.weights import checksum
 from distill.recipe import Recipe
 from distill.recipe_files import WHERE_WEIGHTS_ARE, differences
 from distill.running import Job, as_data_error
@@ -53,7 +52,7 @@ def _identity(recipe: Recipe, source: DataSource, pieces: Pieces, job: Job, prec
     return {
         "recipe": recipe.model_dump(mode="json"),
         "data": source.fingerprint(),
-        "teacher": None if pieces.teacher is None else checksum(pieces.teacher.network.model),
+        "teacher": None if pieces.teacher is None else pieces.teacher.checksum,
         "environment": {
             "precision": precision,
             "device": job.state.device.type,

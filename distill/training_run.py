@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 
 from distill import record
 from distill.build.cache import open_cache
@@ -27,6 +28,8 @@ from distill.engine.saving import Saving
 from distill.engine.teacher_cache import CachedTeacher
 from distill.engine.trackers import Trackers
 from distill.errors import DivergedError
+from distill.fast import form_of_teacher
+from distill.fast_compile import compile_what_pays
 from distill.recipe import Recipe
 from distill.report.console import RunProgress
 from distill.run_results import score_parts, summarise, write_results
@@ -85,8 +88,7 @@ def _train_run(
     if pieces.teacher is not None:
         check_teacher(recipe, source, pieces, accelerator, job, claimed=teacher_weights.val_top1 if teacher_weights else None)
     saving = make_saving(recipe, folder, source, pieces, job, precision)
-    teacher_seconds = 1 / costs["teacher"].images_per_second if "teacher" in costs else None
-    kept = open_cache(recipe, source, pieces, precision=precision, say=job.say, teacher_seconds=teacher_seconds)
+    kept = _make_fast(recipe, folder, source, job, pieces, accelerator, precision, costs, is_begun=saving.start is not None)
     scored = _train(recipe, name, folder, source, job, pieces, accelerator, precision, saving, kept, trackers)
     with job.stopper.deferred():  # all that was trained is in a checkpoint
         results = score_parts(recipe, source, scored, pieces, accelerator, job)
@@ -97,6 +99,29 @@ def _train_run(
         write_results(folder, recipe, scored, results, summary)
     job.state.wait_for_everyone()
     return summary
+
+
+def _make_fast(
+    recipe: Recipe,
+    folder: record.RunFolder,
+    source: DataSource,
+    job: Job,
+    pieces: Pieces,
+    accelerator: Accelerator,
+    precision: str,
+    costs: Mapping[str, Costs],
+    *,
+    is_begun: bool,
+) -> CachedTeacher | None:
+    """Decides how everything is computed, or takes up what was decided when the run began; returns the teacher's kept answers, if they are kept."""
+    before = broadcast_object_list([record.read_json(folder.path / record.FAST_FILE) if is_begun else {}])[0]
+    form = form_of_teacher(recipe, source, pieces, accelerator, job, before=before.get("teacher"))
+    teacher_seconds = 1 / costs["teacher"].images_per_second if "teacher" in costs else None
+    kept = open_cache(recipe, source, pieces, precision=precision, say=job.say, teacher_seconds=teacher_seconds)
+    compiled = compile_what_pays(recipe, source, pieces, kept, job, teacher_seconds=teacher_seconds, before=before.get("compiled"))
+    if job.is_main:
+        folder.write_json(record.FAST_FILE, {"fast": recipe.fast, "teacher": form, "compiled": compiled})
+    return kept
 
 
 def _train(

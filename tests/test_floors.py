@@ -57,6 +57,8 @@ FLOORS = {
     "distill.checkpoints": 2,
     "distill.running": 5,
     "distill.run_folders": 5,
+    "distill.fast": 6,
+    "distill.fast_compile": 6,
     "distill.run_state": 6,
     "distill.teacher_check": 6,
     "distill.training_run": 6,

@@ -27,7 +27,6 @@ from distill.engine.costs import seconds_to_read
 from distill.engine.teacher import Teacher
 from distill.engine.teacher_cache import AnswerLayout, CachedTeacher, layout_of
 from distill.errors import DataError, RecipeError
-from distill.models.weights import checksum
 from distill.places import cache_folder
 from distill.recipe import Recipe
 
@@ -154,7 +153,8 @@ def identity(recipe: Recipe, source: DataSource, pieces: Pieces, precision: str,
     found = {
         "teacher's model": teacher.model,
         "teacher's arguments": {"norm": teacher.norm, "stem": teacher.stem, **teacher.arguments},
-        "teacher's weights": checksum(network.model),
+        "teacher's weights": pieces.teacher.checksum,
+        "teacher's form": pieces.teacher.form,
         "teacher's image size": network.image_size or source.image_size,
         "teacher's mean": [round(float(value), 6) for value in network.mean.flatten()],
         "teacher's scale": [round(float(value), 9) for value in network.scale.flatten()],

@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, one_hot
+from torch.nn.functional import linear
 
 from distill import recipe as schema
+from distill.build.batches import made_up_batch
 from distill.build.losses import make_distiller, make_losses, set_up
 from distill.build.plan import plan_run
 from distill.data.sources.base import DataSource
@@ -112,7 +113,8 @@ def _info(network: Network, entry: schema.Network, source: DataSource) -> ModelI
 def _not_pooled(network: Network, image_size: int) -> frozenset[str]:
     """The maps whose mean, given to the classifier, does not give the logits; tried on two random pictures."""
     was_training = network.training
-    outputs = network.eval()(_random_pictures(image_size, network.mean.device))
+    pictures = torch.randint(0, 256, (2, 3, image_size, image_size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    outputs = network.eval()(pictures.to(network.mean.device))
     network.train(was_training)
     maps = {name: feature.to(outputs.logits.dtype).mean(dim=(2, 3)) for name, feature in outputs.features.items() if feature.ndim == 4}
     return frozenset(name for name, pooled in maps.items() if not _gives(outputs.logits, pooled, outputs.head))
@@ -126,22 +128,13 @@ def _gives(logits: Tensor, pooled: Tensor, head: Head | None) -> bool:
     return (linear(pooled, head.weight.to(logits.dtype), bias) - logits).abs().max().item() < tolerance
 
 
-def _random_pictures(image_size: int, device: torch.device) -> Tensor:
-    return torch.randint(0, 256, (2, 3, image_size, image_size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)).to(device)
-
-
 def rehearse(pieces: Pieces, source: DataSource, *, soft_labels: bool = False, unused: str = "error") -> list[str]:
     """One step on two pictures, in eval mode so that no statistic moves: finds before training what would fail in it.
 
     soft_labels: whether training will mix pictures. unused: "error" or "freeze", for parameters without a gradient. Returns what to tell the person.
     Raises RecipeError for such parameters, if a loss is not a finite scalar, or if it can't take the labels.
     """
-    device = pieces.distiller.student.mean.device
-    pixels = _random_pictures(source.image_size, device)
-    labels, sample_ids = (torch.from_numpy(values[:2]).to(device) for values in (source.train.labels, source.train.sample_ids))
-    if soft_labels:
-        labels = one_hot(labels, len(source.class_names)).to(torch.float32).mean(dim=0, keepdim=True).expand(2, -1)
-    batch = Batch(pixels, labels, sample_ids, torch.zeros_like(sample_ids))
+    batch = made_up_batch(source, 2, pieces.distiller.student.mean.device, soft_labels=soft_labels)
     pieces.distiller.eval()
     teacher = pieces.teacher(batch) if pieces.teacher else None
     notes = _try_each_loss(pieces.distiller, batch, teacher)

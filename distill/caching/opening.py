@@ -10,8 +10,8 @@ from accelerate import Accelerator
 
 from distill.build.cache import open_cache
 from distill.build.check import find_problems
-from distill.build.loaders import num_views, training_loader
-from distill.build.pieces import build_pieces, weight_sources
+from distill.build.loaders import has_soft_labels, num_views, training_loader
+from distill.build.pieces import build_pieces, rehearse, weight_sources
 from distill.build.source import open_source
 from distill.data.loader import TrainingLoader
 from distill.data.sources.base import DataSource
@@ -19,6 +19,7 @@ from distill.engine.runtime import make_accelerator, processes, resolve_precisio
 from distill.engine.stopping import Stopper
 from distill.engine.teacher_cache import CachedTeacher
 from distill.errors import RecipeError
+from distill.fast import form_of_teacher
 from distill.preparation import Preparation, prepare
 from distill.recipe import Recipe
 from distill.recipe_files import read_draft
@@ -69,5 +70,7 @@ def opened(name: str, overrides: Sequence[str], plugins: Sequence[str]) -> Itera
         precision, accelerator = resolve_precision(recipe.train.precision, job.state.device), make_accelerator()
         sources = weight_sources(recipe, str(weights.path) if weights else None)
         pieces = build_pieces(recipe, job.catalogue, source, device=job.state.device, precision=precision, weights=sources)
+        rehearse(pieces, source, soft_labels=has_soft_labels(recipe, source), unused=recipe.train.unused)
+        form_of_teacher(recipe, source, pieces, accelerator, job)
         cached = open_cache(recipe, source, pieces, precision=precision, say=job.say)
         yield Opened(recipe, cached, training_loader(recipe, source, accelerator=accelerator, warn=job.say), accelerator, job)

@@ -8,12 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import PartialState
 from pydantic import ValidationError
 from rich.console import Console
 
 from distill import record
+from distill.build.batches import made_up_batch
 from distill.build.check import find_problems
 from distill.build.loaders import has_soft_labels
 from distill.build.pieces import Pieces, build_pieces, rehearse, weight_sources
@@ -28,6 +28,7 @@ from distill.doctor.show import show
 from distill.engine.runtime import cores_per_process, make_accelerator, only_deterministic, processes, resolve_precision, use_all_cores
 from distill.engine.stopping import Stopper
 from distill.engine.trainer import Trainer
+from distill.fast import form_of_teacher
 from distill.preparation import Preparation, announce, prepare
 from distill.recipe import Data, Recipe
 from distill.recipe_files import Draft, read_draft
@@ -127,6 +128,7 @@ class _Examination:
         if pieces.teacher is not None and is_loaded and (known or recipe.teacher.weights != "train"):
             with self.found.attempt("teacher"):
                 check_teacher(recipe, source, pieces, accelerator, self.job, claimed=known["alone"]["val_top1"] if known else None)
+                form_of_teacher(recipe, source, pieces, accelerator, self.job)
         elif pieces.teacher is not None and is_loaded:
             self.console.print("teacher: not trained yet; below, it has its initial weights, and gradients will be others later")
         self.report["teacher"] = self._lines()
@@ -148,7 +150,7 @@ class _Examination:
         with self.found.attempt("loader"):
             batch = next(batches)
         if is_made_up := batch is None:
-            batch = _made_up(source, min(8, recipe.data.global_batch_size), self.state.device)
+            batch = made_up_batch(source, min(8, recipe.data.global_batch_size), self.state.device)
             self.found.warn("the training pictures can't be read: gradients were measured on made-up ones, and the speed was not")
         teacher = pieces.teacher(batch) if pieces.teacher else None
         with self.found.attempt("features"):
@@ -191,7 +193,8 @@ class _Examination:
     def _forecast(self, what: str, recipe: Recipe, pieces: Pieces, source: DataSource, needs: dict[str, Any]) -> None:
         with self.found.attempt(f"memory of {what}"):
             per_process = recipe.data.global_batch_size // recipe.train.accumulation // self.state.num_processes
-            needs[what] = forecast(recipe, pieces, source, _made_up(source, max(1, min(8, per_process)), self.state.device), self.state.num_processes)
+            few = made_up_batch(source, max(1, min(8, per_process)), self.state.device)
+            needs[what] = forecast(recipe, pieces, source, few, self.state.num_processes)
             check_memory(what, needs[what], self.free, self._sharing(), self.found)
 
     def _sharing(self) -> int:
@@ -221,11 +224,3 @@ def _stage(name: str, folder: Path, recipe: Recipe, pieces: Pieces) -> Stage:
 def _endless(trainer: Trainer) -> Iterator[Batch]:
     for epoch in itertools.count():
         yield from trainer.loader.epoch(epoch)
-
-
-def _made_up(source: DataSource, count: int, device: torch.device) -> Batch:
-    """Random pictures with real labels: also where those of the source can't be read."""
-    images = torch.randint(0, 256, (count, 3, source.image_size, source.image_size), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    positions = torch.arange(count) % len(source.train)
-    labels, sample_ids = (torch.from_numpy(values)[positions].to(device) for values in (source.train.labels, source.train.sample_ids))
-    return Batch(images.to(device), labels, sample_ids, torch.zeros_like(labels))

@@ -25,7 +25,7 @@ from distill.engine.saving import Saving
 from distill.engine.stopping import Stopper
 from distill.engine.trainer import Trainer
 from distill.errors import DataError, DivergedError, RecipeError
-from distill.models.weights import checksum
+from distill.fast import form_of_teacher
 from distill.recipe import Recipe
 from distill.recipe_files import read_draft
 from distill.report.console import make_console
@@ -73,6 +73,7 @@ def _replayed(recipe: Recipe, folder: Path, diverged: Mapping[str, Any], job: Jo
     start, notes = CheckpointFolder(folder / record.CHECKPOINTS).newest()
     notes += _differences(folder, start, source, pieces, job, precision)
     accelerator = make_accelerator(recipe.train.accumulation)
+    form_of_teacher(recipe, source, pieces, accelerator, job, before=record.read_json(folder / record.FAST_FILE).get("teacher"))
     saving = Saving(start=start)  # without a way to save: the folder stays as it is
     trainer, _ = build_trainer(recipe, source, pieces, accelerator, precision=precision, log=lambda event: None, saving=saving)
     trainer.evaluate = lambda check: {"val_top1": 0.0}  # it changes no weight
@@ -113,7 +114,7 @@ def _differences(folder: Path, start: Checkpoint | None, source: DataSource, pie
         yield f"torch was {torch_then} in the run: other rounding, and perhaps no failure"
     if start is not None and start.state.get("data") not in (None, source.fingerprint()):
         yield "the pictures are not those of the run (files, labels or classes have changed)"
-    if start is not None and pieces.teacher is not None and start.state.get("teacher") not in (None, checksum(pieces.teacher.network.model)):
+    if start is not None and pieces.teacher is not None and start.state.get("teacher") not in (None, pieces.teacher.checksum):
         yield "the teacher's weights are not those of the run"
 
 

@@ -78,12 +78,7 @@ def score(
     predictions = {name: torch.zeros_like(labels) for name in networks}
     values = {name: torch.zeros(len(_VALUES), num_samples, device=accelerator.device) for name in networks}
     with _in_eval_mode(networks.values()):
-        batches = iter(loader)
-        for _ in range(loader.num_rounds):
-            check()
-            if (found := next(batches, None)) is None:  # another process has one batch more
-                continue
-            positions, batch = found
+        for positions, batch in _batches(loader, check):
             labels[positions] = batch.labels
             logits = {name: network(batch.images).logits.float() for name, network in networks.items()}
             for name, ours in logits.items():
@@ -102,6 +97,25 @@ def score(
         found |= {"in_top5": found["in_top5"] > 0.5, "divergences": found["divergences"] if reference not in (None, name) else None}
         scores[name] = Score(everyones(predictions[name]), **found, labels=all_labels)
     return scores
+
+
+@torch.no_grad()
+def predict(network: Callable[[Tensor], Outputs], loader: EvaluationLoader, accelerator: Accelerator, check: Callable[[], None]) -> np.ndarray:
+    """[N] int64, the most likely class of each sample, on all processes together; labels are not looked at."""
+    predictions = torch.zeros(len(loader.part), dtype=torch.int64, device=accelerator.device)
+    with _in_eval_mode([network]):
+        for positions, batch in _batches(loader, check):
+            predictions[positions] = network(batch.images).logits.argmax(dim=1)
+    return accelerator.reduce(predictions, "sum").cpu().numpy()
+
+
+def _batches(loader: EvaluationLoader, check: Callable[[], None]) -> Iterator[tuple[Tensor, Batch]]:
+    """This process's (positions, batch), with a check before each round, in which another process may have one batch more."""
+    batches = iter(loader)
+    for _ in range(loader.num_rounds):
+        check()
+        if (found := next(batches, None)) is not None:
+            yield found
 
 
 @contextlib.contextmanager

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Protocol
 
 import torch
 
 from distill.engine.network import Network
+from distill.models.weights import checksum
 from distill.structures import Batch, Outputs
 
 
@@ -21,7 +23,14 @@ class Teacher:
 
     def __init__(self, network: Network):
         self.network = network.eval().requires_grad_(False)
+        self.answer = network  # what computes it: the network, or a compiled form of it
+        self.form = "as given"  # what was done to the network since, that moves its answers in their last digits
+
+    @functools.cached_property
+    def checksum(self) -> str:
+        """Of the weights as they were given; to be asked for before they are written in another form."""
+        return checksum(self.network.model)
 
     @torch.no_grad()  # not inference_mode: autograd refuses to save inference tensors for the student's backward
     def __call__(self, batch: Batch) -> Outputs:
-        return self.network(batch.images)
+        return self.answer(batch.images)

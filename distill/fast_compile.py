@@ -1,0 +1,105 @@
+"""What is compiled: decided from device and length of the run, then tried, measured, and said."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from accelerate.utils import broadcast_object_list
+
+from distill.build.batches import made_up_batch
+from distill.build.loaders import has_soft_labels, num_views
+from distill.build.pieces import Pieces
+from distill.build.plan import plan_run
+from distill.data.sources.base import DataSource
+from distill.engine.compiling import Compiled, compile_distiller, compile_teacher, pictures_to_pay
+from distill.engine.teacher_cache import CachedTeacher
+from distill.recipe import Recipe
+from distill.running import Job
+
+# (seconds to compile, speed-up) of a ResNet-50 that answers, to decide whether it is tried; then it is measured. CPU: benchmarks.step on two cores.
+# CUDA: timm's published table (results/benchmark-infer, RTX 4090: 5,088 and 8,237 images/s), and a minute to compile.
+_EXPECTED = {"cpu": (120.0, 1.01), "cuda": (60.0, 1.62)}
+
+Decision = dict[str, Any]
+
+
+def compile_what_pays(
+    recipe: Recipe,
+    source: DataSource,
+    pieces: Pieces,
+    kept: CachedTeacher | None,
+    job: Job,
+    *,
+    teacher_seconds: float | None,
+    before: Mapping[str, Any] | None = None,
+) -> dict[str, Decision]:
+    """Compiles the teacher where that takes less time than it saves, and with fast=compile student and losses too, whatever it takes.
+
+    teacher_seconds: for one picture. before: "teacher" and "student" as decided when the run began. Returns the decisions under these names.
+    """
+    num_pictures = recipe.data.global_batch_size // recipe.train.accumulation // job.state.num_processes
+    batch = made_up_batch(source, num_pictures, job.state.device, soft_labels=has_soft_labels(recipe, source))
+    before, made = before or {}, {}
+    if pieces.teacher is not None:
+        asked = _pictures_to_ask(recipe, source, kept, job)
+        why_not = broadcast_object_list([_why_not(recipe, asked, teacher_seconds, job.state.device.type)])[0]  # each has measured its own seconds
+        if before.get("teacher", {"is_compiled": why_not is None})["is_compiled"]:
+            made["teacher"] = _tried("teacher", lambda: compile_teacher(pieces.teacher, batch), asked, job)
+        else:
+            made["teacher"] = dict(before.get("teacher", {"is_compiled": False, "why": why_not}))
+            job.say(f"teacher: not compiled: {made['teacher']['why']}")
+    if before.get("student", {"is_compiled": recipe.fast == "compile"})["is_compiled"]:
+        answers = pieces.teacher(batch) if pieces.teacher else None
+        seen = plan_run(recipe, source, job.state.num_processes).images_seen(recipe.data.global_batch_size) // job.state.num_processes
+        made["student"] = _tried("student and losses", lambda: compile_distiller(pieces.distiller, batch, answers), seen, job)
+    else:
+        made["student"] = dict(before.get("student", {"is_compiled": False, "why": f"fast={recipe.fast}; fast=compile compiles it"}))
+    return made
+
+
+def _pictures_to_ask(recipe: Recipe, source: DataSource, kept: CachedTeacher | None, job: Job) -> int:
+    """How many pictures a process will show the live teacher, if it begins now."""
+    plan, num_processes = plan_run(recipe, source, job.state.num_processes), job.state.num_processes
+    if kept is None:
+        return plan.images_seen(recipe.data.global_batch_size) // num_processes
+    views = min(num_views(recipe), plan.num_epochs)
+    there = sum(kept.folder.num_written(view) for view in kept.folder.views() if view < views)
+    return max(0, views * len(source.train) - there) // num_processes
+
+
+def _why_not(recipe: Recipe, asked: int, seconds: float | None, device: str) -> str | None:
+    """Why the teacher is not compiled; None if it is."""
+    if recipe.fast != "auto":
+        return None if recipe.fast == "compile" else "fast=off"
+    if device not in _EXPECTED or seconds is None:
+        return f"not known to pay on {device}; fast=compile compiles it"
+    seconds_to_compile, speed_up = _EXPECTED[device]
+    needed = pictures_to_pay(seconds_to_compile, seconds, seconds / speed_up)
+    if asked >= needed:
+        return None
+    what = f"about {seconds_to_compile:.0f} s for a speed-up of about {speed_up:g} pay from {needed:,.0f} pictures on"
+    return f"{what}, and it will be asked for {asked:,}; fast=compile compiles it all the same"
+
+
+def _tried(what: str, compiling: Callable[[], Compiled], num_pictures: int, job: Job) -> Decision:
+    """Compiles, and says what came of it; where that can't be done, what was there goes on to work."""
+    job.say(f"{what}: compiling")
+    try:
+        found = compiling()
+    except Exception as error:  # no compiler here, or a network that it can't do: that has many names
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")
+        why = f"torch.compile can't ({type(error).__name__}: {reason[:200]}); not compiled it computes the same, only slower"
+        job.console.print(f"{what}: {why}", style="yellow", soft_wrap=True)
+        return {"is_compiled": False, "why": why}
+    why = _in_words(found, num_pictures)
+    job.say(f"{what}: {why}")
+    return {"is_compiled": True, "why": why}
+
+
+def _in_words(found: Compiled, num_pictures: int) -> str:
+    took = f"compiled in {found.seconds_to_compile:.0f} s, {1e3 * found.eager:.3g} -> {1e3 * found.compiled:.3g} ms a picture"
+    if math.isinf(found.break_even):
+        return f"{took}: not faster here, fast=off leaves it out"
+    return f"{took}: pays from {found.break_even:,.0f} pictures on, and this run has {num_pictures:,}"
