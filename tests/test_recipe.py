@@ -64,6 +64,7 @@ def test_smallest_recipe_is_filled_with_the_documented_defaults():
         "keep_checkpoints": 2,
     }
     assert (built.time_limit, built.tracking, built.deterministic, built.student.frozen) == (None, [], False, [])
+    assert built.fast == "auto"
     assert built.train.model_dump() == {"epochs": 10, "lr": 0.1, **expected}
 
 

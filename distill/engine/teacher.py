@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import functools
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
+import numpy as np
 import torch
 
 from distill.engine.network import Network
 from distill.models.weights import checksum
-from distill.structures import Batch, Outputs
+from distill.structures import Batch, HostKeys, Outputs
+
+_MOST_PIXELS = 64 * 224**2  # asked for together: more in one call is not faster, and a batch is accumulated in parts to save memory
 
 
 class Asked(Protocol):
@@ -34,3 +39,31 @@ class Teacher:
     @torch.no_grad()  # not inference_mode: autograd refuses to save inference tensors for the student's backward
     def __call__(self, batch: Batch) -> Outputs:
         return self.answer(batch.images)
+
+
+def with_answers(batches: Iterable[Batch], teacher: Asked | None, num_parts: int) -> Iterator[tuple[Batch, Outputs | None]]:
+    """Each batch with the teacher's answers. Batches that are `num_parts` of one step are asked for in one call, or, where they are large, in few."""
+    batches = iter(batches)
+    while parts := list(itertools.islice(batches, num_parts)):
+        if teacher is None:
+            yield from ((part, None) for part in parts)
+            continue
+        pixels = parts[0].images[:, 0].numel()
+        most = max(1, _MOST_PIXELS // pixels)
+        for start in range(0, len(parts), most):
+            group = parts[start : start + most]
+            yield from zip(group, _ask_together(teacher, group), strict=True)
+
+
+def _ask_together(teacher: Asked, parts: Sequence[Batch]) -> list[Outputs]:
+    if len(parts) == 1:
+        return [teacher(parts[0])]
+    hosts = [part.host for part in parts]
+    host = HostKeys(np.concatenate([one.sample_ids for one in hosts]), hosts[0].view, sum(one.num_replaced for one in hosts))
+    answers = teacher(Batch(*map(torch.cat, zip(*(part.tensors for part in parts), strict=True)), host))
+    sizes = [len(part.images) for part in parts]
+    features = {name: feature.split(sizes) for name, feature in answers.features.items()}
+    return [
+        Outputs(logits, {name: pieces[number] for name, pieces in features.items()}, answers.head)
+        for number, logits in enumerate(answers.logits.split(sizes))
+    ]

@@ -24,7 +24,7 @@ from distill.engine.runtime import seed_step
 from distill.engine.saving import Saving
 from distill.engine.snapshot import Trained
 from distill.engine.stopping import Stopper, stopped
-from distill.engine.teacher import Asked
+from distill.engine.teacher import Asked, with_answers
 from distill.errors import StoppedError
 from distill.structures import Batch, Outputs
 
@@ -102,9 +102,9 @@ class Trainer:
         first = self.step - self.epoch * self.loader.steps_per_epoch
         if self.step == last or first == self.loader.steps_per_epoch:
             return
-        for number, batch in enumerate(self.loader.epoch(self.epoch, first)):
-            seed_step(self.accelerator.device, self.seed, self.step, number % self.loader.sampler.accumulation, self.accelerator.process_index)
-            teacher = self.teacher(batch) if self.teacher else None
+        parts = self.loader.sampler.accumulation
+        for number, (batch, teacher) in enumerate(with_answers(self.loader.epoch(self.epoch, first), self.teacher, parts)):
+            seed_step(self.accelerator.device, self.seed, self.step, number % parts, self.accelerator.process_index)
             self._begin_step(batch, teacher)
             with self.accelerator.accumulate(self.distiller):
                 output = self.distiller(batch, teacher)

@@ -42,7 +42,7 @@ def fold_batch_norms(model: nn.Module, images: Tensor) -> Folding:
     """
     if any(module.training for module in model.modules()) or any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError("only a frozen network in eval mode can be folded: its batch norms must not move")
-    norms = {module: path for path, module in model.named_modules() if type(module) in _PLAIN + _WITH_ACTIVATION}
+    norms = {module: path for path, module in model.named_modules() if type(module) in _PLAIN + _WITH_ACTIVATION and module.running_var is not None}
     ways_back = [_fold(model, norms[norm], convolution, norm) for convolution, norm in _pairs(model, list(norms), images)]
     return Folding(len(ways_back), len(norms), lambda: [way_back() for way_back in reversed(ways_back)] and None)
 
@@ -96,11 +96,11 @@ def _is_foldable(module: nn.Module, owners: Counter) -> bool:
 def _fold(model: nn.Module, path: str, convolution: nn.Conv2d, norm: nn.Module) -> Callable[[], None]:
     """Folds one pair; returns what undoes it."""
     weight, bias = convolution.weight, convolution.bias
-    scale, shift = (values.to(weight.device) for values in _affine(norm))
-    folded = (weight.double() * scale.view(-1, 1, 1, 1)).to(weight.dtype, memory_format=_format(weight))
-    shift = shift if bias is None else shift + bias.double() * scale
-    convolution.weight = nn.Parameter(folded, requires_grad=False)
-    convolution.bias = nn.Parameter(shift.to(weight.dtype), requires_grad=False)
+    scale, shift = _affine(norm)
+    folded = weight.cpu().double() * scale.view(-1, 1, 1, 1)
+    shift = shift if bias is None else shift + bias.cpu().double() * scale
+    convolution.weight = nn.Parameter(folded.to(weight.dtype, memory_format=_format(weight)).to(weight.device), requires_grad=False)
+    convolution.bias = nn.Parameter(shift.to(weight.dtype).to(weight.device), requires_grad=False)
     parent, _, name = path.rpartition(".")
     model.get_submodule(parent)._modules[name] = _what_is_left(norm)
 
@@ -112,11 +112,13 @@ def _fold(model: nn.Module, path: str, convolution: nn.Conv2d, norm: nn.Module) 
 
 
 def _affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """(scale [C], shift [C]) in float64 of a batch norm in eval mode."""
-    variance, mean = norm.running_var.double(), norm.running_mean.double()
-    scale = (variance + norm.eps).rsqrt()
-    scale = scale if norm.weight is None else scale * norm.weight.double()
-    return scale, -mean * scale if norm.bias is None else norm.bias.double() - mean * scale
+    """(scale [C], shift [C]) of a batch norm in eval mode, in float64 on the host: not every device has it."""
+    mean, variance = (values.cpu().double() for values in (norm.running_mean, norm.running_var))
+    weight, bias = (
+        torch.full_like(mean, empty) if value is None else value.cpu().double() for value, empty in ((norm.weight, 1.0), (norm.bias, 0.0))
+    )
+    scale = weight * (variance + norm.eps).rsqrt()
+    return scale, bias - mean * scale
 
 
 def _what_is_left(norm: nn.Module) -> nn.Module:

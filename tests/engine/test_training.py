@@ -14,6 +14,7 @@ from distill.data.loader import EvaluationLoader, TrainingLoader
 from distill.data.sampler import StepSampler
 from distill.data.sources.synthetic import Synthetic
 from distill.data.views import Views
+from distill.engine import teacher as teachers
 from distill.engine.distiller import Distiller
 from distill.engine.evaluation import score
 from distill.engine.network import Network
@@ -216,6 +217,21 @@ def test_clipping_bounds_the_step():
         moved.append((torch.cat([parameter.detach().flatten() for parameter in distiller.parameters()]) - before).norm().item())
     assert moved[0] > 1e-2
     assert moved[1] <= 1e-3 * 1.9 + 1e-6  # nesterov's first step is 1.9 times the gradient
+
+
+@pytest.mark.parametrize("most_pixels, num_calls", [(10**9, 3), (2 * 4 * 32**2, 6), (1, 12)])
+def test_teacher_is_asked_once_for_a_batch_that_is_accumulated_in_parts(monkeypatch, most_pixels, num_calls):
+    """3 steps of 4 parts of 4 pictures: in one call each; in two where only two parts fit into one; else part by part. The student learns the same."""
+    found = []
+    for accumulation, most in ((1, 10**9), (4, most_pixels)):
+        monkeypatch.setattr(teachers, "_MOST_PIXELS", most)
+        distiller, teacher = make_distiller({"ce": CrossEntropy(), "kd": KD(), "at": AttentionTransfer()}, norm="group")
+        sizes = []
+        teacher.network.model.register_forward_hook(lambda module, inputs, _, sizes=sizes: sizes.append(len(inputs[0])))
+        make_trainer(distiller, teacher, num_steps=3, accumulation=accumulation).train()
+        found.append(torch.cat([parameter.detach().flatten() for parameter in distiller.parameters()]))
+    assert sizes == [48 // num_calls] * num_calls
+    assert torch.allclose(*found, atol=1e-5)
 
 
 def test_loss_scaling_as_for_fp16_changes_nothing_in_float32():
