@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -69,8 +70,8 @@ class Traffic(TorchDispatchMode):
 
 def _moved(func: Any, taken: list[Tensor], given: list[Tensor]) -> int:
     """Nothing for views and for memory that is only set aside."""
-    places = {tensor.untyped_storage().data_ptr() for tensor in taken}
-    is_view = not func._schema.is_mutable and all(tensor.untyped_storage().data_ptr() in places for tensor in given)
+    places = set(map(_place, taken))
+    is_view = not func._schema.is_mutable and all(_place(tensor) in places for tensor in given)
     if is_view or func._schema.name.rpartition("::")[2] in _ALLOCATES:
         return 0
     return sum(map(_size, taken)) + sum(map(_size, given))
@@ -80,6 +81,11 @@ def _tensors(tree: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
+def _place(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr() if tensor.layout == torch.strided else id(tensor)
+
+
 def _size(tensor: Tensor) -> int:
     """In memory: an expanded tensor has many names for one number."""
-    return min(tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes())
+    strides = tensor.stride() if tensor.layout == torch.strided else tensor.shape
+    return tensor.element_size() * math.prod(length for length, stride in zip(tensor.shape, strides, strict=True) if stride)

@@ -71,7 +71,7 @@ def diagnose(
     if state.is_main_process:
         show(report, as_json=as_json)
         if path is not None and "profile" in report:
-            write_picture(path, name, report["profile"])
+            write_picture(path, Path(name).name, report["profile"])
     if found.problems:
         count = len(found.problems)
         raise FoundError(f"{count} problem{'s' if count > 1 else ''} found: {name or 'this machine'} would fail", found.problems[0].exit_code)

@@ -23,24 +23,24 @@ _STYLE = 1
 def picture_path(name: str) -> Path:
     """The file to draw into. Raises RecipeError if that can't work."""
     path = expanded(name)
-    if path.is_dir():
-        raise RecipeError(f"{_OPTION} {name}: this is a folder; name a file in it, such as {path / 'profile.svg'}")
-    if path.suffix.lower() != ".svg":
-        raise RecipeError(f"{_OPTION} {name}: the picture is an SVG; name a file that ends in .svg, such as {path.with_suffix('.svg')}")
-    if not path.parent.is_dir():
-        raise RecipeError(f"{_OPTION} {name}: there is no folder {path.parent}; make it first (mkdir -p {path.parent}), or name another")
     try:
+        if path.is_dir():
+            raise RecipeError(f"{_OPTION} {name}: this is a folder; name a file in it, such as {path / 'profile.svg'}")
+        if path.suffix.lower() != ".svg":
+            raise RecipeError(f"{_OPTION} {name}: the picture is an SVG; name a file that ends in .svg, such as {path.with_suffix('.svg')}")
+        if not path.parent.is_dir():
+            raise RecipeError(f"{_OPTION} {name}: there is no folder {path.parent}; make it first (mkdir -p {path.parent}), or name another")
         with tempfile.TemporaryFile(dir=path.parent, prefix=".distill-"):
             pass
     except OSError as error:
-        raise RecipeError(f"{_OPTION} {name}: {path.parent} can't be written ({error.strerror or error}); name a file elsewhere") from error
+        raise RecipeError(f"{_OPTION} {name}: can't be written ({error.strerror or error}); name a file elsewhere") from error
     return path
 
 
 def write_picture(path: Path, recipe: str, profile: Mapping[str, Any]) -> None:
     """Draws into the file, and says so on standard error. Raises RecipeError if the file can't be written after all."""
     try:
-        record.write_text(path, draw(recipe, profile))
+        record.write_text(path.resolve(), draw(recipe, profile))
     except OSError as error:
         raise RecipeError(f"{_OPTION} {path}: can't be written ({error.strerror or error}); name a file elsewhere") from error
     make_console(is_main=True).print(f"written: {path}", soft_wrap=True)

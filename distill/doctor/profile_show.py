@@ -51,7 +51,7 @@ def in_words(profile: Mapping[str, Any]) -> list[str]:
         speed,
         f"This device at most: {limits['arithmetic']} ({ceilings['flops_of']}, {profile['precision']}), {limits['memory']} (copy)",
         f"A picture takes {_number(flops)} GFLOP and {_number(num_bytes)} MB of memory traffic",
-        f"Floor: {floor}; {profile['share_of_floor']:.0%} of it is reached",
+        f"Floor: {floor}; training runs at {profile['share_of_floor']:.0%} of that speed",
     ]
 
 
