@@ -42,7 +42,8 @@ def profile(trainer: Trainer, precision: str, workers: int | None, found: Findin
         if part["part"] in (TEACHER, STUDENT) and not part["flops"]:
             found.warn(f"the {part['part']} has operators whose FLOP torch's counter does not know: its floor, and the step's, is too low")
     num_images = trainer.loader.sampler.global_batch_size // trainer.accelerator.num_processes
-    report = {"device": device.type, "precision": precision, "images_per_step": num_images, "images_per_second": num_images / seconds}
+    report = {"device": device.type, "precision": precision, "num_processes": trainer.accelerator.num_processes}
+    report |= {"images_per_step": num_images, "images_per_second": num_images / seconds}
     report |= {"seconds_per_step": seconds, "seconds_per_step_in_parts": whole, "num_steps": num_rows * every, "parts": parts}
     return report | {"ceilings": ceilings._asdict(), **_floor(parts, seconds, ceilings)}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from distill import record
-from distill.doctor.profile_show import in_words, milliseconds
+from distill.doctor.profile_show import in_words, milliseconds, what_was_measured
 from distill.errors import RecipeError
 from distill.places import expanded
 from distill.report.console import make_console
@@ -55,7 +55,7 @@ def draw(recipe: str, profile: Mapping[str, Any]) -> str:
     chart = Chart(words, Range(0, 1000 * longest * _ROOM), Range(0, len(parts)), size=(_WIDTH, height), left=_LEFT)
     chart.top, chart.bottom = _TOP, height - _BELOW
     chart.words(16, 28, words, kind="heading")
-    chart.words(16, 48, f"{profile['images_per_step']} pictures in {profile['precision']} on {profile['device']}; medians, in milliseconds")
+    chart.words(16, 48, f"{what_was_measured(profile)}; medians, in milliseconds")
     chart.axes(lambda value: f"{value:,.4g}", None)
     for number, part in enumerate(parts):
         _draw_part(chart, part, len(parts) - number - 1)

@@ -18,7 +18,7 @@ _MOST_BAR = 48
 
 def show_profile(profile: Mapping[str, Any], console: Console) -> None:
     """The table, and what the device could do at most."""
-    title(f"Where the time of a step goes, {profile['images_per_step']} pictures in {profile['precision']} on {profile['device']}", console)
+    title(f"Where the time of a step goes, {what_was_measured(profile)}", console)
     width = max(8, min(_MOST_BAR, console.width - _BESIDE))
     largest = max(part["share"] for part in profile["parts"])
     rows = [_row(part, bar(part["share"] / largest, width, is_ascii=console.options.ascii_only)) for part in profile["parts"]]
@@ -27,6 +27,11 @@ def show_profile(profile: Mapping[str, Any], console: Console) -> None:
     table(("part", "", "ms", "share", "floor ms", "reached"), rows, console, left=2)
     for line in in_words(profile):
         console.print(Padding(Text(line), (0, 0, 0, 2), expand=False))
+
+
+def what_was_measured(profile: Mapping[str, Any]) -> str:
+    one = f", in one of {profile['num_processes']} processes" if profile["num_processes"] > 1 else ""
+    return f"{profile['images_per_step']} pictures in {profile['precision']} on {profile['device']}{one}"
 
 
 def bar(fraction: float, width: int, *, is_ascii: bool) -> str:
