@@ -34,6 +34,7 @@ examples:
 _DOCTOR_HELP = """\
 examples:
   distill doctor r50_to_r18                                   what that job needs, and what would end it, in about a minute
+  distill doctor r50_to_r18 --profile                         also where the time of a step goes, and how near that is to the device's limits
   distill doctor --replay runs/r50_to_r18-seed0               where the loss or gradient of a run was first not finite
   distill doctor                                              versions, devices, features
 """
@@ -218,6 +219,8 @@ def _add_doctor(parsers: argparse._SubParsersAction) -> None:
     doctor.add_argument("overrides", nargs="*", metavar="RECIPE [KEY=VALUE ...]", help="a recipe as for train, and values to change in it")
     doctor.add_argument("--recipe", metavar="NAME|FILE", help="the same as a plain RECIPE")
     doctor.add_argument("--replay", metavar="RUN", help="run the batch again at which RUN's loss or gradient was not finite")
+    doctor.add_argument("--profile", action="store_true", help="also time each part of a training step, beside what this device could do at most")
+    doctor.add_argument("--profile-picture", metavar="FILE.svg", help="the same, and draw it into a file")
     doctor.add_argument("--json", action="store_true", help="all that is found, for programs")
     doctor.add_argument("--plugin", action="append", default=[], metavar="FILE|MODULE", help=_OWN)
 

@@ -186,7 +186,10 @@ def check_data(options: argparse.Namespace) -> None:
 
 def doctor(options: argparse.Namespace) -> None:
     words = options.overrides
+    profiles = "--profile-picture" if options.profile_picture is not None else "--profile" if options.profile else None
     if options.replay is not None:
+        if profiles:
+            raise RecipeError(f"{profiles} measures a recipe, and --replay {options.replay} runs one step of a run again: leave out one of them")
         if words or options.recipe is not None:
             raise RecipeError(f"--replay {options.replay} takes that run's own recipe: leave out {options.recipe or words[0]}")
         from distill.doctor.replay import replay
@@ -196,9 +199,11 @@ def doctor(options: argparse.Namespace) -> None:
         if "=" in words[0] or words[0].startswith("~"):
             raise RecipeError(f"which recipe is {words[0]} for? say distill doctor NAME {' '.join(words)}")
         options.recipe, *words = words
+    if profiles and options.recipe is None:
+        raise RecipeError(f"{profiles} measures a recipe's training step: say distill doctor NAME {profiles}, with a recipe as for train")
     from distill.doctor.diagnose import diagnose
 
-    return diagnose(options.recipe, words, _plugins(options), as_json=options.json)
+    return diagnose(options.recipe, words, _plugins(options), as_json=options.json, profiles=bool(profiles), picture=options.profile_picture)
 
 
 def _catalogue(options: argparse.Namespace):

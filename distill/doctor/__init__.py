@@ -1,1 +1,1 @@
-"""`distill doctor`: what a job will need and what would end it, and why a run's loss was not finite. It writes nothing."""
+"""`distill doctor`: what a job will need and what would end it, where its time goes, and why a loss was not finite."""

@@ -1,4 +1,4 @@
-"""`distill doctor`: before a long run, what it will do and need, and everything that would end it later. It writes nothing."""
+"""`distill doctor`: before a long run, what it will do and need, and everything that would end it. It writes nothing but a picture, if asked."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ from distill.doctor.checks import Stage, check_disk, check_folders, check_labels
 from distill.doctor.findings import Findings, FoundError
 from distill.doctor.machine import free_memory, machine
 from distill.doctor.measures import check_memory, features, forecast, losses_in_words, speed, terms
+from distill.doctor.profile import profile
+from distill.doctor.profile_picture import picture_path, write_picture
 from distill.doctor.show import show
 from distill.engine.runtime import cores_per_process, make_accelerator, only_deterministic, processes, resolve_precision, use_all_cores
 from distill.engine.stopping import Stopper
@@ -42,11 +44,21 @@ from distill.teacher_check import check_teacher
 from distill.teacher_store import TeacherStore, teacher_recipe
 
 
-def diagnose(name: str | None, overrides: Sequence[str] = (), plugins: Sequence[str] = (), *, as_json: bool = False) -> None:
-    """Prints what a recipe's job will do and need, and what is wrong; of the machine only, without a recipe.
+def diagnose(
+    name: str | None,
+    overrides: Sequence[str] = (),
+    plugins: Sequence[str] = (),
+    *,
+    as_json: bool = False,
+    profiles: bool = False,
+    picture: str | None = None,
+) -> None:
+    """Prints what a recipe's job will do and need, and what is wrong; of the machine only, without a recipe. profiles: also where the time of a step
+    goes. picture: the file to draw that in.
 
-    Raises FoundError, with the exit code of the first problem, if anything would fail later.
+    Raises RecipeError if the picture can't be written; FoundError, with the exit code of the first problem, if anything would fail later.
     """
+    path = None if picture is None else picture_path(picture)
     use_all_cores()
     found, report, state = Findings(), {}, None
     with found.attempt("processes"):
@@ -55,10 +67,12 @@ def diagnose(name: str | None, overrides: Sequence[str] = (), plugins: Sequence[
     report["machine"] = machine(state.device, state.num_processes)
     if name is not None:
         with Console(stderr=True).status("looking at the recipe, its data and this machine"):
-            _Examination(state, found, report).of(name, overrides, plugins)
+            _Examination(state, found, report, profiles=profiles).of(name, overrides, plugins)
     report |= {"problems": [problem._asdict() for problem in found.problems], "warnings": found.warnings}
     if state.is_main_process:
         show(report, as_json=as_json)
+        if path is not None and "profile" in report:
+            write_picture(path, Path(name).name, report["profile"])
     if found.problems:
         count = len(found.problems)
         raise FoundError(f"{count} problem{'s' if count > 1 else ''} found: {name or 'this machine'} would fail", found.problems[0].exit_code)
@@ -67,8 +81,8 @@ def diagnose(name: str | None, overrides: Sequence[str] = (), plugins: Sequence[
 class _Examination:
     """One recipe under examination: fills in a report, section by section, and what was found."""
 
-    def __init__(self, state: PartialState, found: Findings, report: dict[str, Any]):
-        self.state, self.found, self.report = state, found, report
+    def __init__(self, state: PartialState, found: Findings, report: dict[str, Any], *, profiles: bool = False):
+        self.state, self.found, self.report, self.profiles = state, found, report, profiles
         self.free = free_memory(state.device)  # before anything of the run is there
         self.said = io.StringIO()  # what a job would say to the person
         self.console = Console(file=self.said, width=1000, highlight=False, markup=False)
@@ -134,7 +148,7 @@ class _Examination:
         self.report["teacher"] = self._lines()
         with self.found.attempt("training"), only_deterministic(recipe.deterministic):
             trainer, _ = build_trainer(recipe, source, pieces, accelerator, precision=precision, log=lambda event: None)
-            self._measure(recipe, source, pieces, trainer)
+            self._measure(recipe, source, pieces, trainer, precision)
         self._resources(recipe, source, pieces, precision, preparation, None if known else teacher, path)
 
     def _pieces(self, recipe: Recipe, source: DataSource, precision: str, weights: Mapping[str, str]) -> tuple[Pieces | None, bool]:
@@ -145,13 +159,13 @@ class _Examination:
                 return build_pieces(recipe, catalogue, source, device=device, precision=precision, weights=given), given == weights
         return None, False
 
-    def _measure(self, recipe: Recipe, source: DataSource, pieces: Pieces, trainer: Trainer) -> None:
+    def _measure(self, recipe: Recipe, source: DataSource, pieces: Pieces, trainer: Trainer, precision: str) -> None:
         batches, batch = _endless(trainer), None
         with self.found.attempt("loader"):
             batch = next(batches)
         if is_made_up := batch is None:
             batch = made_up_batch(source, min(8, recipe.data.global_batch_size), self.state.device)
-            self.found.warn("the training pictures can't be read: gradients were measured on made-up ones, and the speed was not")
+            self.found.warn("the training pictures can't be read: gradients were measured on made-up ones, and no speed was")
         teacher = pieces.teacher(batch) if pieces.teacher else None
         with self.found.attempt("features"):
             self.report["features"] = features(pieces, batch)
@@ -160,10 +174,14 @@ class _Examination:
             self.report["terms"] = terms(recipe, trainer, batch, teacher, self.found)
         if is_made_up:
             return
+        asked = recipe.data.workers
+        workers = None if source.train.pixels is not None else min(8, cores_per_process()) if asked is None else asked
         with self.found.attempt("speed"):
-            asked = recipe.data.workers
-            workers = None if source.train.pixels is not None else min(8, cores_per_process()) if asked is None else asked
             self.report["speed"] = speed(trainer, batches, batch, workers)
+        batches.close()  # before the trainer goes through the same pictures
+        if self.profiles:
+            with self.found.attempt("profile"):
+                self.report["profile"] = profile(trainer, precision, workers, self.found)
 
     def _resources(
         self,

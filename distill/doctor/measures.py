@@ -17,6 +17,7 @@ from distill.doctor.findings import Findings, size
 from distill.engine.distiller import Distiller
 from distill.engine.gradients import auto_weights, measure_gradients
 from distill.engine.optim import set_learning_rate
+from distill.engine.timing import synchronise
 from distill.engine.trainer import Trainer
 from distill.recipe import Recipe
 from distill.recipe_losses import Schedule
@@ -205,18 +206,13 @@ def speed(trainer: Trainer, batches: Iterator[Batch], batch: Batch, workers: int
 
 def _seconds(work: Callable[[], object], device: torch.device, at_least: float) -> float:
     """Mean of the calls that fit."""
-
-    def synchronise() -> None:
-        if device.type in ("cuda", "mps"):
-            getattr(torch, device.type).synchronize()
-
     work()  # the first call chooses algorithms, allocates, and starts processes that read pictures
-    synchronise()
+    synchronise(device)
     started = time.perf_counter()
     for number in itertools.count(1):
         work()
         if time.perf_counter() - started >= at_least:
-            synchronise()
+            synchronise(device)
             return (time.perf_counter() - started) / number
     raise AssertionError
 

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from distill.doctor.show import listed, number, output_console, print_json, table, title
+from distill.doctor.layout import listed, number, output_console, print_json, table, title
 
 _NUM_PICTURES = 16  # of those that nothing is wrong with
 

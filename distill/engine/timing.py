@@ -14,16 +14,18 @@ LEAST_CALLS = 5
 def seconds_per_call(work: Callable[[], object], device: torch.device, share: float = 1.0) -> list[float]:
     """Of each call, until SECONDS x share have passed and there are LEAST_CALLS. A first one, which chooses algorithms, is not counted."""
 
-    def synchronise() -> None:
-        if device.type in ("cuda", "mps"):
-            getattr(torch, device.type).synchronize()
-
     work()
     durations, finished = [], time.perf_counter() + SECONDS * share
     while len(durations) < LEAST_CALLS or time.perf_counter() < finished:
-        synchronise()
+        synchronise(device)
         started = time.perf_counter()
         work()
-        synchronise()
+        synchronise(device)
         durations.append(time.perf_counter() - started)
     return durations
+
+
+def synchronise(device: torch.device) -> None:
+    """Waits until the device has done what it was given."""
+    if device.type in ("cuda", "mps"):
+        getattr(torch, device.type).synchronize()

@@ -6,6 +6,7 @@ import html
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from importlib import resources
 
 NUM_COLOURS = 8  # of further series the dashes and shapes differ
 _DASHES = ("", "7 3", "2 3", "9 3 2 3", "1 2", "12 4", "5 2 1 2", "3 3")
@@ -95,6 +96,12 @@ class Chart:
             corners = " ".join(f"{x:.1f},{y:.1f}" for x, y in map(self.place, (*low, *reversed(high))))
             self._parts.append(f'<polygon class="band s{style % NUM_COLOURS}" points="{corners}"/>')
 
+    def bar(self, start: Point, end: Point, style: int, *, name: str = "") -> None:
+        """A filled rectangle between two corners."""
+        (x1, y1), (x2, y2) = self.place(start), self.place(end)
+        shape = f'x="{min(x1, x2):.1f}" y="{min(y1, y2):.1f}" width="{abs(x2 - x1):.1f}" height="{abs(y2 - y1):.1f}"'
+        self._parts.append(f'<rect class="bar s{style % NUM_COLOURS}" {shape}><title>{_text(name)}</title></rect>')
+
     def across(self, value: float, name: str) -> None:
         """A vertical line over the whole height, with its name."""
         x, _ = self.place((value, self.y.low))
@@ -127,6 +134,14 @@ class Chart:
         shape = f'viewBox="0 0 {self.width} {self.height}" style="max-width:{self.width * 1.3:.0f}px"'
         head = f'<svg {shape} role="img" aria-label="{_text(self.title)}"><title>{_text(self.title)}</title>'
         return head + "".join(self._parts) + "</svg>"
+
+
+def file_of(chart: Chart) -> str:
+    """A chart as a file of its own, with the page's colours, light or dark as its reader likes it."""
+    css = resources.files("distill.report").joinpath("report.css").read_text(encoding="utf-8")
+    shape = f'<svg xmlns="http://www.w3.org/2000/svg" width="{chart.width}" height="{chart.height}" '
+    ground = f'<style>{css}</style><rect class="ground" width="{chart.width}" height="{chart.height}"/>'
+    return chart.svg.replace("<svg ", shape, 1).replace("</title>", f"</title>{ground}", 1) + "\n"
 
 
 def _look(style: int) -> int:

@@ -221,7 +221,7 @@ def test_clipping_bounds_the_step():
 
 @pytest.mark.parametrize("most_pixels, num_calls", [(10**9, 3), (2 * 4 * 32**2, 6), (1, 12)])
 def test_teacher_is_asked_once_for_a_batch_that_is_accumulated_in_parts(monkeypatch, most_pixels, num_calls):
-    """3 steps of 4 parts of 4 pictures: in one call each; in two where only two parts fit into one; else part by part. The student learns the same."""
+    """3 steps of 4 parts of 4 pictures: in one call each; in two where two parts fit into one; else part by part. The student learns the same."""
     found = []
     for accumulation, most in ((1, 10**9), (4, most_pixels)):
         monkeypatch.setattr(teachers, "_MOST_PIXELS", most)
