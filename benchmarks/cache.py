@@ -1,4 +1,4 @@
-"""python -m benchmarks.cache [--quick] [--teacher resnet101] [--json FILE]
+"""python -m benchmarks.cache [--quick] [--teacher resnet101] [--json FILE] [--markdown FILE]
 
 What the teacher cache brings, and costs, in a training step of the framework (teacher -> ResNet-18, kd + ce, 64 px, batch 64): online, filling the
 cache, read from memory, read from the memory map; beside the teacher alone (T) and the student's step alone (S), all in one process and in turn. The
@@ -7,17 +7,17 @@ most that a cache can bring is (T + S) / S. About 5 minutes on 2 CPU cores, 1 wi
 
 from __future__ import annotations
 
-import argparse
-import json
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.interleave import ratio_of, time_in_turn
+from benchmarks.interleave import Ratio, ratio_of, show_round, time_in_turn
+from benchmarks.known import Known
+from benchmarks.results import Conditions, Table, make_parser, parse, publish
 from distill.build.cache import open_cache
 from distill.build.pieces import build_pieces
 from distill.build.trainer import build_trainer
@@ -26,29 +26,17 @@ from distill.engine.runtime import make_accelerator, processes, resolve_precisio
 from distill.engine.teacher import Asked
 from distill.engine.teacher_cache import CachedTeacher
 from distill.recipe_files import load_recipe
-from distill.record import environment
 from distill.resolve import Catalogue
-from distill.structures import Batch, Outputs
 
 NUM_CLASSES = 10
-
-
-class Known:
-    """A teacher that costs nothing: its answers to the batches of the one epoch, in order."""
-
-    def __init__(self, answers: Sequence[Outputs]):
-        self.answers, self.next = answers, 0
-
-    def __call__(self, batch: Batch) -> Outputs:
-        self.next = (self.next + 1) % len(self.answers)
-        return self.answers[self.next - 1]
+CLOCK = "whole steps of an epoch: views made from pictures in memory, the teacher or its kept answers, student, loss, backward and optimizer."
 
 
 class Bench:
     """The contenders of one pair of networks."""
 
-    def __init__(self, teacher: str, batch_size: int, steps: int, folder: Path):
-        self.source = Synthetic(image_size=64, num_classes=NUM_CLASSES, num_train=batch_size * steps, num_val=10, num_test=10)
+    def __init__(self, teacher: str, batch_size: int, image_size: int, steps: int, folder: Path):
+        self.source = Synthetic(image_size=image_size, num_classes=NUM_CLASSES, num_train=batch_size * steps, num_val=10, num_test=10)
         overrides = [f"teacher.model={teacher}", "teacher.weights=random", "teacher.cache.use=on", f"teacher.cache.folder={folder}"]
         overrides += [f"data.global_batch_size={batch_size}", "train.epochs=1", "train.warmup_epochs=0", "train.log_every=1000000"]
         self.recipe, self.device, self.folder = load_recipe("r50_to_r18", overrides), processes().device, folder
@@ -102,33 +90,45 @@ def _ignored(_: object) -> None:
     pass
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer rounds")
-    parser.add_argument("--teacher", default="resnet50")
-    parser.add_argument("--json", type=Path, help="write the result there too")
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--steps", type=int, default=6, help="steps in a block")
-    options = parser.parse_args()
-    use_all_cores()
-    rounds = 6 if options.quick else 30
-    with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(options.teacher, options.batch_size, options.steps, Path(folder) / "answers")
-        seconds = time_in_turn(bench.contenders(), num_rounds=rounds, progress=lambda number: print(f"\rround {number}/{rounds}", end="", flush=True))
-    print()
+WORDS = {
+    "most": "(T + S) / S, the most that a cache can bring",
+    "memory.speed_up": "from memory: speed over online",
+    "memory.of_the_most": "from memory: share of the most",
+    "map.speed_up": "from the map: speed over online",
+    "map.of_the_most": "from the map: share of the most",
+    "filling": "filling: time over online",
+}
+
+
+def compare(seconds: Mapping[str, np.ndarray]) -> dict[str, Ratio]:
+    """What WORDS says, by its keys."""
     most = np.log((seconds["teacher"] + seconds["student"]) / seconds["student"])
-    images, results = options.batch_size * options.steps, {"most": ratio_of(most)}
-    print(", ".join(f"{name} {images / np.median(values):.0f} images/s" for name, values in seconds.items()))
-    print(f"(T + S) / S, the most that a cache can bring: {results['most']}")
+    ratios = {"most": ratio_of(most), "filling": ratio_of(np.log(seconds["filling"] / seconds["online"]))}
     for name in ("memory", "map"):
         gain = np.log(seconds["online"] / seconds[name])
-        results |= {f"{name}.speed_up": ratio_of(gain), f"{name}.of_the_most": ratio_of(gain - most)}
-        print(f"cached ({name}) over online: {results[f'{name}.speed_up']}; of the most: {results[f'{name}.of_the_most']}")
-    results["filling"] = ratio_of(np.log(seconds["filling"] / seconds["online"]))
-    print(f"filling / online: {results['filling']}")
-    if options.json:
-        record = {name: asdict(value) for name, value in results.items()} | {"teacher": options.teacher}
-        options.json.write_text(json.dumps(record | {"environment": environment(bench.device.type, bench.precision, 1)}, indent=2) + "\n")
+        ratios |= {f"{name}.speed_up": ratio_of(gain), f"{name}.of_the_most": ratio_of(gain - most)}
+    return ratios
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = make_parser("cache", __doc__, quick="6 rounds in place of 30")
+    parser.add_argument("--teacher", default="resnet50")
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--image-size", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=6, help="steps in a block")
+    parser.add_argument("--rounds", type=int, help="blocks of each contender")
+    options = parse(parser, arguments)
+    use_all_cores()
+    rounds = options.rounds or (6 if options.quick else 30)
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(options.teacher, options.batch_size, options.image_size, options.steps, Path(folder) / "answers")
+        seconds = time_in_turn(bench.contenders(), num_rounds=rounds, progress=show_round(rounds))
+    ratios = compare(seconds)
+    speeds = {name: options.batch_size * options.steps / float(np.median(values)) for name, values in seconds.items()}
+    rows = [*((f"{name}, images/s", f"{speed:,.0f}") for name, speed in speeds.items()), *((WORDS[name], str(ratios[name])) for name in WORDS)]
+    table = Table(f"What the teacher's kept answers bring, {options.teacher} -> resnet18", ("what", "value"), rows)
+    values = {name: asdict(ratio) for name, ratio in ratios.items()} | {"teacher": options.teacher, "images_per_second": speeds}
+    publish(options, table, values, Conditions(bench.device, bench.precision, CLOCK))
 
 
 if __name__ == "__main__":

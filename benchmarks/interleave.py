@@ -26,6 +26,19 @@ class Ratio:
         return f"{self.ratio:.3f} ({self.low:.3f} to {self.high:.3f}, {self.num_pairs} pairs)"
 
 
+@dataclass(frozen=True)
+class Difference:
+    """A contender's value less the reference's: the median over adjacent blocks, and its 95 % interval."""
+
+    difference: float
+    low: float
+    high: float
+    num_pairs: int
+
+    def __str__(self) -> str:
+        return f"{self.difference:+,.1f} ({self.low:+,.1f} to {self.high:+,.1f}, {self.num_pairs} pairs)"
+
+
 def interleave(reference: str, contenders: Mapping[str, Callable[[], None]], *, num_rounds: int, progress: Callable[[int], None] = lambda _: None):
     """Runs every contender once a round, in alternating order, after one round that does not count. Returns (ratios, seconds a block)."""
     seconds = time_in_turn(contenders, num_rounds=num_rounds, progress=progress)
@@ -51,6 +64,25 @@ def time_in_turn(
 
 def ratio_of(logs: np.ndarray) -> Ratio:
     """The median of logarithms, one a round, as a ratio, with a bootstrap interval."""
-    draws = np.random.default_rng(0).choice(logs, size=(4000, len(logs)))
+    return Ratio(*(float(np.exp(value)) for value in median_of(logs)), len(logs))
+
+
+def difference_of(values: np.ndarray) -> Difference:
+    """The median of differences, one a round, with a bootstrap interval."""
+    return Difference(*median_of(values), len(values))
+
+
+def median_of(values: np.ndarray) -> tuple[float, float, float]:
+    """(the median, the two ends of its 95 % bootstrap interval)"""
+    draws = np.random.default_rng(0).choice(values, size=(4000, len(values)))
     low, high = np.percentile(np.median(draws, axis=1), [2.5, 97.5])
-    return Ratio(float(np.exp(np.median(logs))), float(np.exp(low)), float(np.exp(high)), len(logs))
+    return float(np.median(values)), float(low), float(high)
+
+
+def show_round(num_rounds: int) -> Callable[[int], None]:
+    """Prints how far the rounds are, on one line."""
+
+    def progress(number: int) -> None:
+        print(f"\rround {number}/{num_rounds}", end="\n" if number == num_rounds else "", flush=True)
+
+    return progress

@@ -1,4 +1,4 @@
-"""python -m benchmarks.loader [--quick] [--folder FOLDER] [--json FILE]
+"""python -m benchmarks.loader [--quick] [--folder FOLDER] [--json FILE] [--markdown FILE]
 
 What the loaders cost, in one process and in turn: pictures in memory (crop and flip at 64 px; random resized crops); JPEG files at 224 px through
 the loader, against a bare loop that decodes and crops the same pictures, with and without worker processes; and the same pictures packed by `distill
@@ -8,11 +8,9 @@ data prepare`. FOLDER: pictures of your own (train/CLASS/...); without, JPEG fil
 
 from __future__ import annotations
 
-import argparse
-import json
 import multiprocessing
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -21,7 +19,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.interleave import ratio_of, time_in_turn
+from benchmarks.interleave import Ratio, ratio_of, show_round, time_in_turn
+from benchmarks.results import Conditions, Table, make_parser, parse, publish
 from distill.cli import main as distill
 from distill.data.loader import TrainingLoader
 from distill.data.random_rows import draw_of
@@ -32,9 +31,10 @@ from distill.data.sources.packed import Packed
 from distill.data.sources.synthetic import Synthetic
 from distill.data.views import Views
 from distill.engine.runtime import processes, use_all_cores
-from distill.record import environment
 
 BATCH = 64
+CLOCK = "one epoch of batches: decoding where there are files (read before, so in the page cache), crop, resize and flip; nothing learns from them."
+COMPARED = {"loader": "bare loop", "loader, 2 workers": "bare, 2 processes", "packed": "loader", "packed, 2 workers": "loader, 2 workers"}
 AT_224 = Views(224, crop="random_resized", scale=(0.08, 1.0), flip=0.5)
 IN_MEMORY = {
     "crop and flip": Views(64, crop="padded", padding=4, flip=0.5),
@@ -106,42 +106,55 @@ def _drain(pool: multiprocessing.pool.Pool, chunks: list[list[int]]) -> None:
         pass
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer rounds")
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = make_parser("loader", __doc__, quick="4 rounds in place of 12")
     parser.add_argument("--folder", type=Path, help="pictures of your own")
-    parser.add_argument("--json", type=Path, help="write the result there too")
-    options = parser.parse_args()
+    parser.add_argument("--rounds", type=int, help="epochs of each contender")
+    parser.add_argument("--batches", type=int, default=6, help="batches in an epoch of files")
+    options = parse(parser, arguments)
     use_all_cores()
-    device, rounds = processes().device, 4 if options.quick else 12
+    device, rounds = processes().device, options.rounds or (4 if options.quick else 12)
+    resident = Synthetic(image_size=64, num_classes=10, num_train=40 * BATCH, num_val=10, num_test=10).train
     with tempfile.TemporaryDirectory() as made:
-        folder = options.folder or Path(made) / "pictures"
-        if options.folder is None:
-            make_pictures(folder, 6 * BATCH)
-        packed = Path(made) / "packed.safetensors"
-        if code := distill(["data", "prepare", str(folder), "--size", "256", "-o", str(packed)]):
-            raise SystemExit(code)
-        files, rows = ImageFolder(str(folder)).train, Packed(str(packed), image_size=224).train
-        files, rows = (part.subset(np.arange(min(len(part), 6 * BATCH))) for part in (files, rows))
-        resident = Synthetic(image_size=64, num_classes=10, num_train=40 * BATCH, num_val=10, num_test=10).train
-        contenders = {f"memory, {name}": through_loader(resident, views, 0, device) for name, views in IN_MEMORY.items()}
+        files, packed = picture_files(options.folder, Path(made), options.batches)
         with multiprocessing.get_context("fork").Pool(2, _begin, (files,)) as pool:
-            contenders |= {"bare loop": bare_loop(files), "loader": through_loader(files, AT_224, 0, device)}
-            contenders |= {"bare, 2 processes": bare_processes(files, pool), "loader, 2 workers": through_loader(files, AT_224, 2, device)}
-            contenders |= {"packed": through_loader(rows, AT_224, 0, device), "packed, 2 workers": through_loader(rows, AT_224, 2, device)}
-            seconds = time_in_turn(contenders, num_rounds=rounds, progress=lambda number: print(f"\rround {number}/{rounds}", end="", flush=True))
-    print()
+            contenders = make_contenders(resident, files, packed, pool, device)
+            seconds = time_in_turn(contenders, num_rounds=rounds, progress=show_round(rounds))
     images = {name: (len(resident) if name.startswith("memory") else len(files)) // BATCH * BATCH for name in contenders}
     speeds = {name: images[name] / float(np.median(values)) for name, values in seconds.items()}
-    for name, speed in speeds.items():
-        print(f"{name}: {speed:,.0f} images/s")
-    compared = {"loader": "bare loop", "loader, 2 workers": "bare, 2 processes", "packed": "loader", "packed, 2 workers": "loader, 2 workers"}
-    results = {f"{one} / {other}": ratio_of(np.log(seconds[other] / seconds[one])) for one, other in compared.items()}
-    for name, result in results.items():
-        print(f"speed of {name}: {result}")
-    if options.json:
-        record = {name: asdict(value) for name, value in results.items()} | {"images_per_second": speeds}
-        options.json.write_text(json.dumps(record | {"environment": environment(device.type, "uint8", 1)}, indent=2) + "\n")
+    ratios = {f"{one} / {other}": ratio_of(np.log(seconds[other] / seconds[one])) for one, other in COMPARED.items()}
+    rows = [(name, f"{speed:,.0f}", *against(name, ratios)) for name, speed in speeds.items()]
+    values = {name: asdict(value) for name, value in ratios.items()} | {"images_per_second": speeds}
+    table = Table("What the loaders cost", ("loader", "images/s", "speed over", "ratio (95 % interval)"), rows)
+    publish(options, table, values, Conditions(device, "uint8", CLOCK))
+
+
+def picture_files(folder: Path | None, made: Path, batches: int) -> tuple[Part, Part]:
+    """The same pictures as files and packed; of the folder's, or of noise if there is none."""
+    if folder is None:
+        folder = made / "pictures"
+        make_pictures(folder, batches * BATCH * 5 // 4)  # of which a fifth is set aside
+    packed = made / "packed.safetensors"
+    if code := distill(["data", "prepare", str(folder), "--size", "256", "-o", str(packed)]):
+        raise SystemExit(code)
+    parts = ImageFolder(str(folder)).train, Packed(str(packed), image_size=224).train
+    files, rows = (part.subset(np.arange(min(len(part), batches * BATCH))) for part in parts)
+    return files, rows
+
+
+def make_contenders(
+    resident: Part, files: Part, packed: Part, pool: multiprocessing.pool.Pool, device: torch.device
+) -> dict[str, Callable[[], None]]:
+    contenders = {f"memory, {name}": through_loader(resident, views, 0, device) for name, views in IN_MEMORY.items()}
+    contenders |= {"bare loop": bare_loop(files), "loader": through_loader(files, AT_224, 0, device)}
+    contenders |= {"bare, 2 processes": bare_processes(files, pool), "loader, 2 workers": through_loader(files, AT_224, 2, device)}
+    return contenders | {"packed": through_loader(packed, AT_224, 0, device), "packed, 2 workers": through_loader(packed, AT_224, 2, device)}
+
+
+def against(name: str, ratios: Mapping[str, Ratio]) -> tuple[str, str]:
+    """(what it is compared with, how) as a table has it."""
+    other = COMPARED.get(name)
+    return (other, str(ratios[f"{name} / {other}"])) if other else ("", "")
 
 
 if __name__ == "__main__":

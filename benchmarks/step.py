@@ -1,4 +1,4 @@
-"""python -m benchmarks.step [--quick] [--json FILE]
+"""python -m benchmarks.step [--quick] [--json FILE] [--markdown FILE]
 
 How long a training step takes in the framework, against loops written by hand and other packages that do the same arithmetic, all in one process and
 in turn (benchmarks/contenders.py). A contender whose loss differs is not timed. About 10 minutes on 2 CPU cores, 3 with --quick.
@@ -6,21 +6,17 @@ in turn (benchmarks/contenders.py). A contender whose loss differs is not timed.
 
 from __future__ import annotations
 
-import argparse
-import json
+from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
-
-from rich.console import Console
-from rich.table import Table
 
 from benchmarks import contenders
-from benchmarks.interleave import Ratio, interleave
+from benchmarks.interleave import interleave, show_round
+from benchmarks.results import Conditions, Table, make_parser, parse, publish
 from distill.data.sources.synthetic import Synthetic
 from distill.engine.runtime import processes, resolve_precision, use_all_cores
-from distill.record import environment
 
 CONTENDERS = ("hand_written", "naive", "timm_default", "timm_best", "torchdistill_shipped")
+CLOCK = "whole steps of an epoch: views made from pictures in memory, teacher, student, loss, backward and optimizer; no files, no evaluation."
 TOLERANCE = {"fp32": 5e-3, "bf16": 2e-2}  # of the first epoch's loss: rounding grows from step to step, and float32 stands beside bf16
 
 
@@ -32,24 +28,16 @@ def require_same_losses(losses: dict[str, list[float]], precision: str) -> None:
             raise SystemExit(f"{name} does not compute the framework's loss: {theirs:.6g} and not {ours:.6g}; their times can't be compared")
 
 
-def show(title: str, ratios: dict[str, Ratio], speeds: dict[str, float]) -> None:
-    table = Table("contender", "images/s", "time, framework / contender (95 % interval)", title=title)
-    for name, speed in speeds.items():
-        table.add_row(name, f"{speed:,.0f}", str(ratios[name]) if name in ratios else "1")
-    Console().print(table)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer rounds")
-    parser.add_argument("--json", type=Path, help="write the result there too")
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = make_parser("step", __doc__, quick="6 rounds in place of 40")
     parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16"])
     parser.add_argument("--teacher", default="resnet50")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--image-size", type=int, default=64)
     parser.add_argument("--steps", type=int, default=6, help="steps in a block")
+    parser.add_argument("--rounds", type=int, help="blocks of each contender")
     parser.add_argument("--only", nargs="+", default=CONTENDERS, choices=CONTENDERS, help="these beside the framework")
-    options = parser.parse_args()
+    options = parse(parser, arguments)
     use_all_cores()
     device = processes().device
     precision = resolve_precision(options.precision, device)
@@ -60,16 +48,15 @@ def main() -> None:
     for run, _ in made.values():
         run()
     require_same_losses({name: losses for name, (_, losses) in made.items()}, precision)
-    rounds = 6 if options.quick else 40
+    rounds = options.rounds or (6 if options.quick else 40)
     runs = {name: run for name, (run, _) in made.items()}
-    seconds = interleave("framework", runs, num_rounds=rounds, progress=lambda number: print(f"\rround {number}/{rounds}", end="", flush=True))
+    seconds = interleave("framework", runs, num_rounds=rounds, progress=show_round(rounds))
     ratios = {name: ratio.inverse for name, ratio in seconds[0].items()}  # how much of the contender's time the framework takes
     speeds = {name: num_train / value for name, value in seconds[1].items()}
-    print()
-    show(f"training step, {options.teacher} -> resnet18", ratios, speeds)
-    if options.json:
-        record = {name: asdict(ratio) for name, ratio in ratios.items()} | {"images_per_second": speeds, "settings": vars(options) | {"json": None}}
-        options.json.write_text(json.dumps(record | {"environment": environment(device.type, precision, 1)}, indent=2) + "\n")
+    rows = [(name, f"{speed:,.0f}", str(ratios.get(name, 1))) for name, speed in speeds.items()]
+    table = Table(f"Training step, {options.teacher} -> resnet18", ("contender", "images/s", "time, framework / contender (95 % interval)"), rows)
+    values = {name: asdict(ratio) for name, ratio in ratios.items()} | {"images_per_second": speeds}
+    publish(options, table, values, Conditions(device, precision, CLOCK))
 
 
 if __name__ == "__main__":
