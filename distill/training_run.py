@@ -78,7 +78,7 @@ def _train_run(
     trackers: Trackers,
 ) -> dict[str, Any]:
     started, precision = time.perf_counter(), resolve_precision(recipe.train.precision, job.state.device)
-    accelerator = make_accelerator(recipe.train.accumulation)
+    accelerator = make_accelerator()
     if job.is_main:
         folder.write_json(record.ENVIRONMENT_FILE, record.environment(_device_name(job.state.device), precision, job.state.num_processes))
     sources = weight_sources(recipe, str(teacher_weights.path) if teacher_weights else None)

@@ -49,7 +49,7 @@ def small_and_quick(monkeypatch):
 
 def linear_trainer(accumulation: int = 1) -> Trainer:
     """Networks of one linear layer each, whose costs can be counted by hand."""
-    source, accelerator = Synthetic(num_train=24, num_val=8, num_test=8), make_accelerator(accumulation)
+    source, accelerator = Synthetic(num_train=24, num_val=8, num_test=8), make_accelerator()
     student, teacher = (Network(nn.Sequential(nn.Flatten(), nn.Linear(PIXELS, CLASSES)), channels_last=False, **NORMAL) for _ in range(2))
     distiller = Distiller(student, {"ce": CrossEntropy(), "kd": KD()}, {"ce": 0.5, "kd": 0.5})
     sampler = StepSampler(24, BATCH, seed=0, accumulation=accumulation)

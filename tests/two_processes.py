@@ -24,7 +24,7 @@ def main() -> None:
     recipe, source = load_recipe("smoke", OVERRIDES), Synthetic(num_train=64, num_val=9, num_test=9)
     pieces = build_pieces(recipe, Catalogue(), source, device=state.device, precision="fp32", weights={})
     before = tensors_sha256(pieces.teacher.network.model.state_dict())
-    trainer, scored = build_trainer(recipe, source, pieces, make_accelerator(2), precision="fp32", log=lambda event: None)
+    trainer, scored = build_trainer(recipe, source, pieces, make_accelerator(), precision="fp32", log=lambda event: None)
     assert trainer.accelerator.num_processes == 2
     seen = [batch.sample_ids.tolist() for batch in trainer.loader.epoch(0)]
 

@@ -138,7 +138,7 @@ class _Examination:
         with self.found.attempt("rehearsal"), only_deterministic(recipe.deterministic):
             rehearse(pieces, source, soft_labels=has_soft_labels(recipe, source), unused=recipe.train.unused)
         pieces.distiller.train().zero_grad(set_to_none=True)
-        accelerator = make_accelerator(recipe.train.accumulation)
+        accelerator = make_accelerator()
         if pieces.teacher is not None and is_loaded and (known or recipe.teacher.weights != "train"):
             with self.found.attempt("teacher"):
                 check_teacher(recipe, source, pieces, accelerator, self.job, claimed=known["alone"]["val_top1"] if known else None)

@@ -190,7 +190,7 @@ def speed(trainer: Trainer, batches: Iterator[Batch], batch: Batch, workers: int
     set_learning_rate(trainer.optimizer, 0.0)
 
     def step() -> None:
-        trainer.accelerator.backward(trainer.scaler.scale(trainer.distiller(batch, answer).loss))
+        trainer.scaler.scale(trainer.distiller(batch, answer).loss).backward()
         trainer.optimizer.step()
         trainer.optimizer.zero_grad(set_to_none=True)
 

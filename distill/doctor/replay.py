@@ -72,7 +72,7 @@ def _replayed(recipe: Recipe, folder: Path, diverged: Mapping[str, Any], job: Jo
     rehearse(pieces, source, soft_labels=has_soft_labels(recipe, source), unused=recipe.train.unused)
     start, notes = CheckpointFolder(folder / record.CHECKPOINTS).newest()
     notes += _differences(folder, start, source, pieces, job, precision)
-    accelerator = make_accelerator(recipe.train.accumulation)
+    accelerator = make_accelerator()
     form_of_teacher(recipe, source, pieces, accelerator, job, before=record.read_json(folder / record.FAST_FILE).get("teacher"))
     saving = Saving(start=start)  # without a way to save: the folder stays as it is
     trainer, _ = build_trainer(recipe, source, pieces, accelerator, precision=precision, log=lambda event: None, saving=saving)

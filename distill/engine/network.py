@@ -41,7 +41,8 @@ class Network(nn.Module):
         self.register_buffer("mean", 255 * torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("scale", 1 / (255 * torch.tensor(std).view(1, 3, 1, 1)), persistent=False)
         self.hooks = FeatureHooks(model, layers, aliases or {})
-        self._head_path = head_path(model)
+        path = head_path(model)
+        self._head = () if path is None else (model.get_submodule(path),)  # in a tuple, so that it is not a second name in the state dict
         self._frozen: list[nn.Module] = []
 
     def freeze(self, paths: Sequence[str]) -> None:
@@ -78,15 +79,19 @@ class Network(nn.Module):
         """[N, 3, H, W] uint8 -> logits [N, K] float32 (float64 in a float64 network) and the features by name."""
         if self.image_size is not None:
             images = plain_view(images, self.image_size)
-        pixels = images.to(self.mean.dtype, memory_format=self.memory_format).sub_(self.mean).mul_(self.scale)
-        with torch.autocast(images.device.type, dtype=self.autocast_dtype, enabled=self.autocast_dtype is not None):
+        mean, scale = self.mean, self.scale
+        pixels = images.to(mean.dtype, memory_format=self.memory_format).sub_(mean).mul_(scale)
+        if self.autocast_dtype is None:
             logits = self.model(pixels)
-        logits = logits.to(self.mean.dtype)
+        else:
+            with torch.autocast(images.device.type, dtype=self.autocast_dtype):
+                logits = self.model(pixels)
+        logits = logits.to(mean.dtype)
         return Outputs(logits, self.hooks.pop(), self.head(logits))
 
     def head(self, logits: Tensor) -> Head | None:
         """The classifier's own tensors, so that a loss which uses the student's trains it too."""
-        if self._head_path is None:
-            return None
-        head = self.model.get_submodule(self._head_path)
-        return Head(head.weight, head.bias) if head.out_features == logits.shape[1] else None
+        for head in self._head:
+            if head.out_features == logits.shape[1]:
+                return Head(head.weight, head.bias)
+        return None

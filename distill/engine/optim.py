@@ -35,7 +35,11 @@ def make_optimizer(
     groups = parameter_groups(module, weight_decay)
     if name == "adamw":
         return torch.optim.AdamW(groups, lr=lr, betas=tuple(betas), fused=True)
-    return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov and momentum > 0, fused=True)
+    optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov and momentum > 0, fused=True)
+    for group in optimizer.param_groups if momentum > 0 else ():
+        for parameter in group["params"]:  # torch makes them in the first step, and leaves them unset where that one is left out (found_inf)
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
 
 
 def make_schedule(

@@ -93,7 +93,7 @@ def processes() -> PartialState:
     return state
 
 
-def make_accelerator(accumulation: int = 1) -> Accelerator:
+def make_accelerator() -> Accelerator:
     """Accelerate for one run. Mixed precision is left to Network: Accelerate would copy every returned tensor to float32.
 
     Buffers are not sent from the first process to the others in each step: batch statistics are gathered by each from its own pictures and averaged
@@ -101,7 +101,6 @@ def make_accelerator(accumulation: int = 1) -> Accelerator:
     """
     return Accelerator(
         mixed_precision="no",
-        gradient_accumulation_steps=accumulation,
         step_scheduler_with_optimizer=False,
         kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True, broadcast_buffers=False)],
     )

@@ -48,8 +48,8 @@ def with_answers(batches: Iterable[Batch], teacher: Asked | None, num_parts: int
         if teacher is None:
             yield from ((part, None) for part in parts)
             continue
-        pixels = parts[0].images[:, 0].numel()
-        most = max(1, _MOST_PIXELS // pixels)
+        num_pictures, _, height, width = parts[0].images.shape
+        most = max(1, _MOST_PIXELS // (num_pictures * height * width))
         for start in range(0, len(parts), most):
             group = parts[start : start + most]
             yield from zip(group, _ask_together(teacher, group), strict=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 import warnings
@@ -68,7 +69,8 @@ class Trainer:
         self.parameters = [parameter for parameter in distiller.parameters() if parameter.requires_grad]
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "broadcast_buffers is deprecated")  # Accelerate's name for it is still this one
-            self.distiller, self.optimizer = accelerator.prepare(distiller, optimizer)
+            self.distiller = accelerator.prepare(distiller)
+        self.optimizer = optimizer  # Accelerate's wrapping serves what is not used here, and looks for packages in every step: half of our own time
         self.step = self.epoch = 0  # steps done, epochs done and evaluated
         self.best = -math.inf  # the highest val_top1 so far
         self.recent = StepLog(list(distiller.losses), has_labels=loader.has_labels, counts_replaced=loader.bad_pictures is not None)
@@ -106,13 +108,14 @@ class Trainer:
         for number, (batch, teacher) in enumerate(with_answers(self.loader.epoch(self.epoch, first), self.teacher, parts)):
             seed_step(self.accelerator.device, self.seed, self.step, number % parts, self.accelerator.process_index)
             self._begin_step(batch, teacher)
-            with self.accelerator.accumulate(self.distiller):
+            is_last = number % parts == parts - 1
+            with contextlib.nullcontext() if is_last else self.accelerator.no_sync(self.distiller):
                 output = self.distiller(batch, teacher)
                 self._backward(output.loss)
-                self.recent.add(output, batch)
-                if self.accelerator.sync_gradients:
-                    self._update()
-                    self._save_or_stop()
+            self.recent.add(output, batch)
+            if is_last:
+                self._update()
+                self._save_or_stop()
             if self.step == last:
                 break
 
@@ -162,7 +165,7 @@ class Trainer:
             norm = self.accelerator.clip_grad_norm_(self.parameters, self.clip_norm)
         if not self.scaler.is_enabled():
             norm = get_total_norm([parameter.grad for parameter in self.parameters if parameter.grad is not None]) if norm is None else norm
-            self.trained.optimizer.found_inf = (~norm.isfinite()).to(torch.float32)
+            self.optimizer.found_inf = (~norm.isfinite()).to(torch.float32)
             self.recent.add_norm(norm)
 
     def _report(self, rate: float) -> None:

@@ -46,7 +46,9 @@ def weights(path: str = "teacher.safetensors", seed: int = 0, num_classes: int =
     return path
 
 
-def opened(*overrides: str, source: Synthetic | None = None, precision: str = "fp32", heard: Heard | None = None, decoder: str = ""):
+def opened(
+    *overrides: str, source: Synthetic | None = None, precision: str = "fp32", heard: Heard | None = None, decoder: str = "", form: str = "as given"
+):
     """(the cache or None, what was said)"""
     source = source or Synthetic(num_train=16, num_val=8, num_test=8)
     if decoder:
@@ -55,6 +57,7 @@ def opened(*overrides: str, source: Synthetic | None = None, precision: str = "f
     recipe = load_recipe("smoke", [*SMALL, f"teacher.weights={path}", *overrides])
     given = {} if recipe.teacher.weights == "random" else {"teacher": recipe.teacher.weights}
     pieces = build_pieces(recipe, Catalogue(), source, device=torch.device("cpu"), precision=precision, weights=given)
+    pieces.teacher.form = form
     heard = Heard() if heard is None else heard
     return open_cache(recipe, source, pieces, precision=precision, say=heard), heard
 
@@ -64,6 +67,7 @@ def opened(*overrides: str, source: Synthetic | None = None, precision: str = "f
 CHANGES = {  # the identity's field -> what changes it
     "teacher's model": {"overrides": ["teacher.model=resnet18", "teacher.weights=random", "teacher.cache.use=on"]},
     "teacher's arguments": {"overrides": ["teacher.arguments={drop_rate: 0.5}"]},
+    "teacher's form": {"form": "15 batch norms folded, weights as given"},
     "teacher's weights": {"overrides": ["teacher.weights=other.safetensors"]},
     "teacher's image size": {"overrides": ["teacher.image_size=40"]},
     "teacher's mean": {"overrides": ["teacher.mean=[0.4, 0.5, 0.5]"]},

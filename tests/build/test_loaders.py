@@ -66,13 +66,13 @@ def test_one_for_each_epoch_unless_views_says_otherwise():
 )
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than this machine has cores
 def test_workers_read_what_is_not_resident_or_is_varied_one_by_one(source, overrides, num_workers):
-    loading = training_loader(recipe(*overrides), source, accelerator=make_accelerator(1))
+    loading = training_loader(recipe(*overrides), source, accelerator=make_accelerator())
     assert (loading._workers._loader.num_workers if loading._workers else None) == num_workers
 
 
 @pytest.mark.parametrize("auto", ["none", "trivial"])
 def test_evaluation_of_resident_pictures_needs_no_workers(auto):
-    assert evaluation_loader(recipe("data.workers=3", f"data.augment.auto={auto}"), SOURCE, SOURCE.val, make_accelerator(1)).workers == 0
+    assert evaluation_loader(recipe("data.workers=3", f"data.augment.auto={auto}"), SOURCE, SOURCE.val, make_accelerator()).workers == 0
 
 
 def test_automatic_workers_are_those_of_the_cores(monkeypatch):
@@ -80,11 +80,11 @@ def test_automatic_workers_are_those_of_the_cores(monkeypatch):
 
     for cores, expected in ((1, 1), (5, 5), (64, 8)):
         monkeypatch.setattr(loaders, "cores_per_process", lambda cores=cores: cores)
-        assert evaluation_loader(recipe(), in_files(), in_files().val, make_accelerator(1)).workers == expected
+        assert evaluation_loader(recipe(), in_files(), in_files().val, make_accelerator()).workers == expected
 
 
 def test_bad_pictures_and_labels_are_as_the_recipe_says():
-    said, accelerator = [], make_accelerator(1)
+    said, accelerator = [], make_accelerator()
     strict = training_loader(recipe(), SOURCE, accelerator=accelerator)
     assert strict.bad_pictures is None
     assert strict.has_labels
@@ -99,6 +99,6 @@ def test_bad_pictures_and_labels_are_as_the_recipe_says():
 
 
 def test_mixed_labels_have_as_many_columns_as_there_are_classes():
-    batch = next(training_loader(recipe("data.augment.mixup=1"), SOURCE, accelerator=make_accelerator(1)).epoch(0))
+    batch = next(training_loader(recipe("data.augment.mixup=1"), SOURCE, accelerator=make_accelerator()).epoch(0))
     assert batch.labels.shape == (8, 4)
     assert np.allclose(batch.labels.sum(dim=1), 1)

@@ -57,7 +57,7 @@ def make_distiller(losses, weights=None, student="resnet18", **options):
 def make_trainer(distiller, teacher, *, num_steps=4, lr=0.05, accumulation=1, batch=16, events=None, source=SOURCE, **options):
     sampler = StepSampler(len(source.train), batch, seed=0, accumulation=accumulation)
     views = Views(32, crop="padded", padding=2, flip=0.5)
-    accelerator = make_accelerator(accumulation)
+    accelerator = make_accelerator()
     validation = EvaluationLoader(source.val, 32, batch_size=16, device=accelerator.device)
     return Trainer(
         accelerator=accelerator,
@@ -259,7 +259,7 @@ def test_moving_average_follows_the_closed_form():
     distiller, teacher = make_distiller({"ce": CrossEntropy()})
     averaged = AveragedModel(distiller.student.model, multi_avg_fn=get_ema_multi_avg_fn(0.5))
     trainer, history = make_trainer(distiller, teacher, num_steps=3, averaged=averaged), []
-    trainer.optimizer.optimizer.register_step_post_hook(lambda *_: history.append(distiller.student.model.fc.weight.detach().clone()))
+    trainer.optimizer.register_step_post_hook(lambda *_: history.append(distiller.student.model.fc.weight.detach().clone()))
     trainer.train()
     expected = history[0]
     for weight in history[1:]:
