@@ -17,16 +17,15 @@ import numpy as np
 
 from benchmarks.interleave import Ratio, ratio_of, show_round, time_in_turn
 from benchmarks.known import Known
+from benchmarks.ready import make_pieces
 from benchmarks.results import Conditions, Table, make_parser, parse, publish
 from distill.build.cache import open_cache
-from distill.build.pieces import build_pieces
 from distill.build.trainer import build_trainer
 from distill.data.sources.synthetic import Synthetic
 from distill.engine.runtime import make_accelerator, processes, resolve_precision, use_all_cores
 from distill.engine.teacher import Asked
 from distill.engine.teacher_cache import CachedTeacher
 from distill.recipe_files import load_recipe
-from distill.resolve import Catalogue
 
 NUM_CLASSES = 10
 CLOCK = "whole steps of an epoch: views made from pictures in memory, the teacher or its kept answers, student, loss, backward and optimizer."
@@ -64,8 +63,7 @@ class Bench:
         return {**runs, "filling": emptied, "teacher": lambda: [teacher(batch) for batch in batches], "student": self._epoch(alone)}
 
     def _parts(self) -> tuple:
-        pieces = build_pieces(self.recipe, Catalogue(), self.source, device=self.device, precision=self.precision, weights={})
-        return self.recipe, self.source, pieces, make_accelerator()
+        return self.recipe, self.source, make_pieces(self.recipe, self.source, self.device, self.precision), make_accelerator()
 
     def _cached(self) -> CachedTeacher:
         return open_cache(self.recipe, self.source, self._parts()[2], precision=self.precision, say=_ignored)

@@ -14,13 +14,10 @@ import torch._dynamo
 
 from benchmarks.known import Known
 from benchmarks.peak_memory import peak_bytes
+from benchmarks.ready import make_pieces, make_trainer
 from benchmarks.work import work_of_step
-from distill.build.pieces import build_pieces
-from distill.build.trainer import build_trainer
 from distill.data.sources.base import DataSource, Part
-from distill.engine.runtime import make_accelerator
 from distill.recipe_files import load_recipe
-from distill.resolve import Catalogue
 
 NUM_CLASSES = 1000
 OVERRIDES = {"eager": (), "compiled": ("fast=compile",)}  # what a recipe is told for each kind of step
@@ -100,9 +97,8 @@ def make_run(cell: Cell, steps: int, device: torch.device) -> Callable[[], None]
     overrides += [f"data.global_batch_size={cell.batch}", "data.augment.padding=4", "data.augment.flip=0.5", "train.epochs=1"]
     overrides += ["train.warmup_epochs=0", "train.log_every=1000000", "train.lr=0.001", *OVERRIDES[cell.step]]
     recipe = load_recipe("r50_to_r18", overrides)
-    pieces = build_pieces(recipe, Catalogue(), source, device=device, precision=precision, weights={})
-    trainer, _ = build_trainer(recipe, source, pieces, make_accelerator(), precision=precision, log=lambda event: None)
-    trainer.evaluate = lambda check: {"val_top1": 0.0}
+    pieces = make_pieces(recipe, source, device, precision)
+    trainer = make_trainer(recipe, source, pieces, precision)
     if cell.answers == "cached":
         trainer.teacher = Known([pieces.teacher(batch) for batch in trainer.loader.epoch(0)])
         del pieces  # and with it the teacher's weights, which a run with kept answers does not need

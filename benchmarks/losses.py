@@ -16,8 +16,8 @@ import torch
 
 from benchmarks.interleave import interleave
 from benchmarks.peak_memory import peak_bytes
+from benchmarks.ready import make_pieces
 from benchmarks.results import Conditions, Table, make_parser, parse, publish, write_json
-from distill.build.pieces import build_pieces
 from distill.data.sources.synthetic import Synthetic
 from distill.engine.optim import make_optimizer
 from distill.engine.runtime import processes, resolve_precision, use_all_cores
@@ -35,7 +35,7 @@ def make_step(losses: dict[str, dict], source: Synthetic, batch_size: int, devic
     """A whole training step, without the loader."""
     overrides = ["losses=null", f"losses={json.dumps(losses)}", "teacher.weights=random", f"data.global_batch_size={batch_size}"]
     recipe = load_recipe("r50_to_r18", overrides)
-    pieces = build_pieces(recipe, Catalogue(), source, device=device, precision=precision, weights={})
+    pieces = make_pieces(recipe, source, device, precision)
     optimizer = make_optimizer(pieces.distiller, name="sgd", lr=1e-3, weight_decay=5e-4)
     labels, sample_ids = (torch.from_numpy(values[:batch_size]).to(device) for values in (source.train.labels, source.train.sample_ids))
     batch = Batch(source.train.pixels[:batch_size].to(device), labels, sample_ids, torch.zeros_like(sample_ids))

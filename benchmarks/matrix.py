@@ -22,7 +22,6 @@ from benchmarks.cells import Cell, allow_tf32, measure
 from benchmarks.results import Conditions, Table, make_parser, parse, publish, write_json
 from benchmarks.work import Ceilings, measure_ceilings
 from distill.engine.runtime import processes, resolve_precision, use_all_cores
-from distill.recipe import Recipe
 from distill.record import environment
 
 CLOCK = "whole steps of an epoch: views made from pictures on the device, teacher or known answers, student, kd + ce, backward, optimizer."
@@ -41,17 +40,11 @@ class Axes(NamedTuple):
 
 
 def default_axes(device: torch.device, *, is_quick: bool) -> Axes:
-    steps = CHOICES["steps"] if can_compile() else ("eager",)
     if device.type == "cuda":
-        whole = Axes(PAIRS, (224, 160, 64), (64, 128, 256, 512), CHOICES["precisions"], steps, CHOICES["teachers"])
+        whole = Axes(PAIRS, (224, 160, 64), (64, 128, 256, 512), CHOICES["precisions"], CHOICES["steps"], CHOICES["teachers"])
         return whole._replace(pairs=PAIRS[:1], sizes=(224,), batches=(256,), precisions=("bf16",)) if is_quick else whole
     precisions = ("fp32", "bf16") if resolve_precision("auto", device) == "bf16" else ("fp32",)
     return Axes(PAIRS[:1] if is_quick else PAIRS, (64,), (64,), precisions, ("eager",), CHOICES["teachers"])
-
-
-def can_compile() -> bool:
-    """Whether recipes know what a compiled cell asks for."""
-    return "fast" in Recipe.model_fields
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -93,8 +86,6 @@ def chosen_axes(options: argparse.Namespace, default: Axes, parser: argparse.Arg
         if name == "pairs" and not all(one.count(":") == 1 for one in found):
             parser.error(f"--pairs {words}: as in {PAIRS[0]}, with commas between them")
         axes[name] = tuple(int(one) for one in found) if name in ("sizes", "batches") else tuple(found)
-    if "compiled" in axes["steps"] and not can_compile():
-        parser.error("--steps compiled: recipes of this version have no such setting")
     if "tf32" in axes["precisions"] and processes().device.type != "cuda":
         parser.error("--precisions tf32: only NVIDIA's GPUs have it")
     return Axes(**axes)

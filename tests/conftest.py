@@ -11,9 +11,10 @@ import torch
 from distill import cli
 from distill.engine import timing
 
-if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_setaffinity"):
-    cores = sorted(os.sched_getaffinity(0))  # each worker, and what it starts, has one: threads that wait for a core spin, and take it from others
-    os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
+CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+if CORES and (worker := os.environ.get("PYTEST_XDIST_WORKER")):
+    # each worker, and what it starts, has one core: threads that wait for one spin meanwhile, and take it from others
+    os.sched_setaffinity(0, {CORES[int(worker.removeprefix("gw")) % len(CORES)]})
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts the tests in the background has them ignore it
 torch.set_num_threads(1)  # these networks are so small that threads wait for each other longer than they work
 
@@ -28,6 +29,18 @@ def own_folders(tmp_path, monkeypatch):
     monkeypatch.setattr(timing, "LEAST_CALLS", 1)
     yield
     torch.set_flush_denormal(False)  # a run in this process has set it; the tests after it start as a new process does
+
+
+@pytest.fixture
+def all_cores():
+    """For a test of what several cores do."""
+    if not CORES:
+        yield
+        return
+    own = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, set(CORES))
+    yield
+    os.sched_setaffinity(0, own)
 
 
 @pytest.fixture

@@ -14,15 +14,15 @@ _CAST_BY_AUTOCAST = (nn.modules.conv._ConvNd, nn.Linear)
 
 
 def hold_weights(network: Network, dtype: torch.dtype) -> Callable[[], None]:
-    """Holds the weights of convolutions and linear layers as autocast would cast them anew in every forward: the same answers, bit for bit.
-
-    The classifier keeps its own precision, because losses are given it. Returns what undoes it.
-    """
+    """Holds the weights of convolutions and linear layers as autocast would cast them anew in every forward: the same answers, bit for bit. Losses are
+    given the classifier in its own precision, as before. Returns what undoes it."""
     head = head_path(network.model)
+    if head is not None:
+        network.fixed_head = network.head(torch.empty(0, network.model.get_submodule(head).out_features))
     held = [
         (module, name, parameter)
-        for path, module in network.model.named_modules()
-        if isinstance(module, _CAST_BY_AUTOCAST) and path != head
+        for module in network.model.modules()
+        if isinstance(module, _CAST_BY_AUTOCAST)
         for name, parameter in module.named_parameters(recurse=False)
         if parameter.dtype == torch.float32
     ]
@@ -30,6 +30,7 @@ def hold_weights(network: Network, dtype: torch.dtype) -> Callable[[], None]:
         setattr(module, name, nn.Parameter(parameter.to(dtype), requires_grad=False))
 
     def undo() -> None:
+        network.fixed_head = None
         for module, name, parameter in held:
             setattr(module, name, parameter)
 

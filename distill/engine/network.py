@@ -42,6 +42,7 @@ class Network(nn.Module):
         self.register_buffer("scale", 1 / (255 * torch.tensor(std).view(1, 3, 1, 1)), persistent=False)
         self.hooks = FeatureHooks(model, layers, aliases or {})
         path = head_path(model)
+        self.fixed_head: Head | None = None  # what a frozen network says its classifier is, where its own weights are held in another precision
         self._head = () if path is None else (model.get_submodule(path),)  # in a tuple, so that it is not a second name in the state dict
         self._frozen: list[nn.Module] = []
 
@@ -91,7 +92,5 @@ class Network(nn.Module):
 
     def head(self, logits: Tensor) -> Head | None:
         """The classifier's own tensors, so that a loss which uses the student's trains it too."""
-        for head in self._head:
-            if head.out_features == logits.shape[1]:
-                return Head(head.weight, head.bias)
-        return None
+        heads = [self.fixed_head] if self.fixed_head is not None else [Head(head.weight, head.bias) for head in self._head]
+        return next((head for head in heads if len(head.weight) == logits.shape[1]), None)

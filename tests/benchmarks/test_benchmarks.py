@@ -137,7 +137,7 @@ def test_slope_is_that_of_the_settled_samples():
     assert memory.slope_of([{"samples": samples}], block=2).difference == pytest.approx(3)
 
 
-def test_scaling_compares_groups_that_saw_the_same_pictures():
+def test_scaling_compares_groups_that_saw_the_same_pictures(all_cores):
     found, table = measured("scaling", *BENCHMARKS["scaling"])
     require_conditions(found, table, "scaling")
     require_ratio(found["throughput"])
@@ -219,7 +219,7 @@ def test_place_that_can_not_be_written_is_refused_before_anything_is_measured(na
 @pytest.mark.parametrize(
     "arguments, words", [(["--processes", "1"], "2 at least"), (["--processes", "5000"], "core"), (["--batch-size", "63"], "divided")]
 )
-def test_scaling_refuses_groups_that_can_not_be(arguments, words, capsys):
+def test_scaling_refuses_groups_that_can_not_be(arguments, words, capsys, all_cores):
     with pytest.raises(SystemExit):
         run("scaling", *arguments)
     assert words in capsys.readouterr().err

@@ -136,9 +136,9 @@ def test_broken_download_leaves_nothing_that_looks_like_data(tmp_path, monkeypat
     [
         ("t10k-images-idx3-ubyte.gz", packed()["t10k-images-idx3-ubyte.gz"][:-200]),
         ("t10k-images-idx3-ubyte.gz", b"not gzip"),
-        ("train-labels-idx1-ubyte.gz", gzip.compress(b"")),
-        ("train-labels-idx1-ubyte.gz", gzip.compress(bytes([0, 0, 8, 1, 0, 0, 0, NUM_TRAIN]) + bytes(NUM_TRAIN - 1))),
-        ("train-labels-idx1-ubyte.gz", gzip.compress(bytes([0, 0, 8, 200, 0, 0, 0, 1, 1]))),
+        ("train-labels-idx1-ubyte.gz", gzip.compress(b"", mtime=0)),
+        ("train-labels-idx1-ubyte.gz", gzip.compress(bytes([0, 0, 8, 1, 0, 0, 0, NUM_TRAIN]) + bytes(NUM_TRAIN - 1), mtime=0)),
+        ("train-labels-idx1-ubyte.gz", gzip.compress(bytes([0, 0, 8, 200, 0, 0, 0, 1, 1]), mtime=0)),
     ],
 )
 def test_damaged_file_is_named(tmp_path, name, content):

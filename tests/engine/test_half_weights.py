@@ -53,4 +53,4 @@ def test_no_weight_is_cast_in_a_forward():
         with Casts() as casts:
             made(IMAGES)
         found.append(casts.num)
-    assert found[0] - found[1] == 20  # its convolutions
+    assert found[0] - found[1] == 22  # of 20 convolutions, and of the classifier with its bias
