@@ -17,7 +17,7 @@ from distill.build.pieces import build_pieces, rehearse
 from distill.build.plan import plan_run
 from distill.data.sources.base import DataSource
 from distill.engine.costs import Costs, measure_costs
-from distill.engine.runtime import only_deterministic, resolve_precision
+from distill.engine.runtime import only_deterministic, precision_in_words, resolve_precision
 from distill.recipe import Recipe
 from distill.recipe_losses import Schedule
 from distill.report.console import duration
@@ -84,7 +84,7 @@ def _find_finished(control: Recipe, source: DataSource, job: Job) -> Path | None
 def announce(preparation: Preparation, path: Path, source: DataSource, job: Job) -> None:
     """Says what will be done and about how long it takes, from the speed just measured."""
     recipe, sizes = preparation.recipe, " / ".join(f"{len(part):,}" for part in (source.train, source.val, source.test))
-    precision = resolve_precision(recipe.train.precision, job.state.device)
+    precision = precision_in_words(recipe.train.precision, job.state.device)
     job.console.print(f"{path.name}: {recipe.description}", style="bold")
     job.console.print(f"data: {recipe.data.source}, {source.image_size} px, {sizes} pictures to train / validate / test")
     job.console.print(f"      {source.note}")

@@ -30,6 +30,7 @@ from distill.engine.trackers import Trackers
 from distill.errors import DivergedError
 from distill.fast import form_of_teacher
 from distill.fast_compile import compile_what_pays
+from distill.out_of_memory import explained
 from distill.recipe import Recipe
 from distill.report.console import RunProgress
 from distill.run_results import score_parts, summarise, write_results
@@ -61,7 +62,8 @@ def train_run(
     Goes on from the folder's newest whole checkpoint, if there is one.
     """
     followed = Trackers(recipe.tracking if job.is_main else (), name, folder.path, recipe.model_dump(mode="json"), job.say)
-    with only_deterministic(recipe.deterministic), followed as trackers:
+    precision = resolve_precision(recipe.train.precision, job.state.device)
+    with only_deterministic(recipe.deterministic), explained(recipe, precision, job), followed as trackers:
         summary = _train_run(recipe, name, folder, source, job, costs, teacher_weights, trackers)
         trackers.finish(summary)
         return summary

@@ -59,6 +59,7 @@ FLOORS = {
     "distill.run_folders": 5,
     "distill.fast": 6,
     "distill.fast_compile": 6,
+    "distill.out_of_memory": 6,
     "distill.run_state": 6,
     "distill.teacher_check": 6,
     "distill.training_run": 6,

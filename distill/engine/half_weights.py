@@ -14,8 +14,10 @@ _CAST_BY_AUTOCAST = (nn.modules.conv._ConvNd, nn.Linear)
 
 
 def hold_weights(network: Network, dtype: torch.dtype) -> Callable[[], None]:
-    """Holds the weights of convolutions and linear layers as autocast would cast them anew in every forward: the same answers, bit for bit. Losses are
-    given the classifier in its own precision, as before. Returns what undoes it."""
+    """Holds the weights of convolutions and linear layers as autocast would cast them anew in every forward: the same answers, bit for bit.
+
+    Losses are given the classifier in its own precision, as before. Returns what undoes it.
+    """
     head = head_path(network.model)
     if head is not None:
         network.fixed_head = network.head(torch.empty(0, network.model.get_submodule(head).out_features))

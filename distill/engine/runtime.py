@@ -41,6 +41,14 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     return precision
 
 
+def precision_in_words(asked: str, device: torch.device) -> str:
+    """What resolve_precision gives, and why, or what is bad about it, where the device has no fast bf16."""
+    precision = resolve_precision(asked, device)
+    if _has_fast_bf16(device):
+        return precision
+    return {"auto": f"{precision} (no fast bf16 here)", "bf16": "bf16 (emulated here, and slower than fp32)"}.get(asked, precision)
+
+
 def _has_fast_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
