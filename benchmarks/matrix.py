@@ -20,7 +20,7 @@ import torch
 
 from benchmarks.cells import Cell, allow_tf32, measure
 from benchmarks.results import Conditions, Table, make_parser, parse, publish, write_json
-from benchmarks.work import Ceilings, measure_ceilings
+from distill.doctor.ceilings import Ceilings, measure_ceilings
 from distill.engine.runtime import processes, resolve_precision, use_all_cores
 from distill.record import environment
 
@@ -127,7 +127,7 @@ def row_of(cell: Cell, measured: Mapping[str, Any], most: Mapping[str, float] | 
     traffic = f"{moved / most['bytes_per_second']:.0%}" if cell.step == "eager" else ""  # a compiled step moves less than what is counted
     peak = "" if measured["peak_bytes"] is None else f"{measured['peak_bytes'] / 1e6:,.0f}"
     shown = (f"{measured['images_per_second']:,.0f}", peak, f"{flop / 1e12:.3g}")
-    return *first, *shown, f"{flop / most['flop_per_second']:.0%}", traffic
+    return *first, *shown, f"{flop / most['flops_per_second']:.0%}", traffic
 
 
 if __name__ == "__main__":

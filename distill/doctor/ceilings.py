@@ -82,7 +82,7 @@ def _tensors(tree: Any) -> list[Tensor]:
 
 
 def _place(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr() if tensor.layout == torch.strided else id(tensor)
+    return tensor.untyped_storage()._cdata if tensor.layout == torch.strided else id(tensor)  # also of tensors without memory (meta)
 
 
 def _size(tensor: Tensor) -> int:

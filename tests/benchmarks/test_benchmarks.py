@@ -14,6 +14,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmarks import cells, memory, work
 from benchmarks.children import environment_of_child
+from distill.doctor import ceilings
 from distill.record import available_cores
 
 SMALL = ["--teacher", "resnet18", "--image-size", "32", "--batch-size", "4"]
@@ -33,9 +34,7 @@ ALL = [*BENCHMARKS, "loader"]
 def one_thread(monkeypatch):
     """Neither these processes nor those that they start share such small work among threads."""
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(available_cores()))
-    monkeypatch.setattr(work, "_SECONDS", {"cpu": 0.0})
-    monkeypatch.setattr(work, "_SIDES", {"cpu": (64,)})
-    monkeypatch.setattr(work, "_COPIED", {"cpu": 1 << 16})
+    monkeypatch.setattr(ceilings, "_ON_CPU", (64, (2, 4, 8), 1 << 16))
 
 
 def run(name: str, *arguments: str) -> None:
