@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from distill.engine.distiller import Distiller
+from distill.engine.gather import is_shared
 from distill.engine.teacher import Teacher
 from distill.engine.timing import seconds_per_call
 from distill.structures import Batch, Outputs
@@ -70,14 +71,15 @@ def compile_distiller(distiller: Distiller, batch: Batch, teacher: Outputs | Non
 
 
 def _measured(use: Callable[[bool], None], work: Callable[[], object], device: torch.device, num_images: int) -> Compiled:
+    share = 0.0 if is_shared() else 1.0  # several processes must take equally many steps: losses may wait for each other in them
     use(False)
-    eager = statistics.median(seconds_per_call(work, device))
+    eager = statistics.median(seconds_per_call(work, device, share))
     try:
         use(True)
         started = time.perf_counter()
         work()
         seconds_to_compile = time.perf_counter() - started
-        return Compiled(seconds_to_compile, eager / num_images, statistics.median(seconds_per_call(work, device)) / num_images)
+        return Compiled(seconds_to_compile, eager / num_images, statistics.median(seconds_per_call(work, device, share)) / num_images)
     except BaseException:
         use(False)
         raise

@@ -25,7 +25,7 @@ from distill.structures import Batch, HostKeys
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmarks import contenders
-from benchmarks.contenders import Setting, framework, hand_written
+from benchmarks.contenders import Setting, framework, framework_cached, hand_written
 from benchmarks.step import CONTENDERS, require_same_losses
 
 CPU = torch.device("cpu")
@@ -132,6 +132,7 @@ def test_teacher_is_asked_once_and_never_differentiated():
     teacher, student = (flops(functools.partial(create_model(name, num_classes=10), pictures)) for name in (TEACHER, "resnet18"))
     first = 2 * BATCH * 3 * 64 * 7 * 7 * (SIZE // 2) ** 2  # of resnet18's first convolution
     assert flops(epoch(framework, 1)) == teacher + 3 * student - first
+    assert flops(epoch(framework_cached, 1)) == 3 * student - first
 
 
 def test_backward_keeps_as_much_as_one_written_by_hand():
