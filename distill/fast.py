@@ -94,7 +94,7 @@ def _halved(network: Network, same: Same, why: list[str]) -> Decision:
         undo()
         network.autocast_dtype = None
         why.append(f"it answers in float32: in {_name(half)} {share:.2%} of the pictures would get the same class, and {LEAST_HALF:.0%} must")
-        return {}
+        return {"weights": "float32"}
     return {"weights": _name(half), "agreement": share}
 
 
@@ -109,6 +109,8 @@ def _do_again(network: Network, example: Tensor, before: Mapping[str, Any]) -> N
 
 
 def _form(made: Mapping[str, Any]) -> str:
+    if not made["batch_norms_folded"] and made["weights"] == "as given":
+        return "as given"
     return f"{made['batch_norms_folded']} batch norms folded, weights {made['weights']}"
 
 
@@ -119,6 +121,6 @@ def _name(dtype: torch.dtype) -> str:
 def in_words(made: Decision) -> str:
     """What was done to the teacher, in a line."""
     folded = f"{made['batch_norms_folded']} of {made['batch_norms']} batch norms folded" if made["batch_norms"] else "no batch norms to fold"
-    weights = "" if made["weights"] == "as given" else f", weights held in {made['weights']}"
+    weights = "" if made["weights"] in ("as given", "float32") else f", weights held in {made['weights']}"
     same = "" if made["agreement"] is None else f"; {made['agreement']:.2%} of its answers are the same class"
     return f"teacher: {folded}{weights}{same}" + "".join(f"; {reason}" for reason in made["why"])

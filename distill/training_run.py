@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from distill.engine.runtime import make_accelerator, only_deterministic, resolve
 from distill.engine.saving import Saving
 from distill.engine.teacher_cache import CachedTeacher
 from distill.engine.trackers import Trackers
-from distill.errors import DivergedError
+from distill.errors import DistillError, DivergedError
 from distill.fast import form_of_teacher
 from distill.fast_compile import compile_what_pays
 from distill.out_of_memory import explained
@@ -92,6 +93,7 @@ def _train_run(
     saving = make_saving(recipe, folder, source, pieces, job, precision)
     kept = _make_fast(recipe, folder, source, job, pieces, accelerator, precision, costs, is_begun=saving.start is not None)
     scored = _train(recipe, name, folder, source, job, pieces, accelerator, precision, saving, kept, trackers)
+    pieces = _with_teacher_as_given(pieces, recipe, source, job, precision, sources)
     with job.stopper.deferred():  # all that was trained is in a checkpoint
         results = score_parts(recipe, source, scored, pieces, accelerator, job)
     summary = summarise(recipe, name, source, job, results, costs, seconds_before(saving.start) + time.perf_counter() - started)
@@ -124,6 +126,20 @@ def _make_fast(
     if job.is_main:
         folder.write_json(record.FAST_FILE, {"fast": recipe.fast, "teacher": form, "compiled": compiled})
     return kept
+
+
+def _with_teacher_as_given(pieces: Pieces, recipe: Recipe, source: DataSource, job: Job, precision: str, sources: Mapping[str, str]) -> Pieces:
+    """For scoring: the form in which it taught differs in the last digits from what anybody else will measure of these weights."""
+    if pieces.teacher is None or pieces.teacher.form == "as given":
+        return pieces
+    try:
+        given = build_pieces(recipe, job.catalogue, source, device=job.state.device, precision=precision, weights=sources).teacher
+    except (DistillError, OSError) as error:
+        given, why = None, str(error)
+    if given is not None and given.checksum == pieces.teacher.checksum:
+        return dataclasses.replace(pieces, teacher=given)
+    job.say(f"teacher: it is scored as it taught, because its weights are not what they were: {why if given is None else 'they have changed'}")
+    return pieces
 
 
 def _train(

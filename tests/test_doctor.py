@@ -14,11 +14,13 @@ import torch
 from PIL import Image
 from runs import SMALL
 
+from distill.build.batches import made_up_batch
 from distill.build.pieces import build_pieces
 from distill.build.source import open_source
 from distill.doctor import checks, diagnose, measures
 from distill.doctor.checks import Stage, check_disk
 from distill.doctor.findings import Findings
+from distill.models.folding import fold_batch_norms
 from distill.models.zoo import create_model
 from distill.recipe_files import load_recipe
 from distill.resolve import Catalogue
@@ -107,7 +109,9 @@ def test_json_has_every_section_and_its_numbers(distill):
     needs = report["memory"]["needs"]["training the student"]
     assert needs["optimizer (adamw)"] == 2 * needs["gradients"]
     assert needs["resident pictures"] == 3 * 32 * 32 * (40 + 24 + 24)
-    assert needs["teacher"] == sum(tensor.nbytes for tensor in create_model("resnet18", num_classes=4).state_dict().values()) + 24  # mean and scale
+    teacher = create_model("resnet18", num_classes=4).eval().requires_grad_(False)
+    assert fold_batch_norms(teacher, torch.zeros(2, 3, 32, 32)).num_folded == 20
+    assert needs["teacher"] == sum(tensor.nbytes for tensor in teacher.state_dict().values()) + 24  # mean and scale
     assert {"loader_images_per_second", "teacher_images_per_second", "student_images_per_second"} <= set(report["speed"])
 
 
@@ -311,8 +315,8 @@ def test_activations_are_those_of_the_whole_batch(precision):
     recipe, catalogue = load_recipe("smoke", [*SMALL[2:], "losses.fitnet={weight: 1, layers: [layer2]}"]), Catalogue()
     source = open_source(recipe.data, catalogue)
     pieces = build_pieces(recipe, catalogue, source, device=torch.device("cpu"), precision=precision, weights={})
-    whole = measures._saved_bytes(pieces, diagnose._made_up(source, 32, torch.device("cpu")))
-    guess = measures._activation_bytes(pieces, diagnose._made_up(source, 8, torch.device("cpu")), 32)
+    whole = measures._saved_bytes(pieces, made_up_batch(source, 32, torch.device("cpu")))
+    guess = measures._activation_bytes(pieces, made_up_batch(source, 8, torch.device("cpu")), 32)
     assert guess == pytest.approx(whole, rel=0.02)
 
 

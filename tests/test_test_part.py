@@ -83,7 +83,7 @@ def test_val_pictures_are_what_a_run_is_watched_on(distill, looked):
     num_looks = [sum(seen.values()) / len(looked.val) for _, seen in looked.of(looked.val)]
     assert num_looks[0] == 0
     assert num_looks[1::2] == [3, 2, 2]  # an evaluation after each epoch
-    assert num_looks[2::2] == [1, 1 + 1, 1]  # the scores; and before the distilled student's training, the teacher's
+    assert num_looks[2::2] == [1, 1 + 3, 1]  # the scores; before the distilled student's training the teacher's, and those of both of its forms
 
 
 def test_reused_teacher_and_control_do_not_look_again(distill, looked):
