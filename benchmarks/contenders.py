@@ -26,7 +26,7 @@ from distill.models.folding import fold_batch_norms
 from distill.models.zoo import create_model
 from distill.recipe_files import load_recipe
 
-LR, MOMENTUM, WEIGHT_DECAY, TEMPERATURE, PADDING, FLIP = 0.01, 0.9, 5e-4, 4.0, 4, 0.5
+LR, MOMENTUM, WEIGHT_DECAY, TEMPERATURE, PADDING, FLIP = 0.001, 0.9, 5e-4, 4.0, 4, 0.5
 MEAN, STD = 0.5, 0.25  # of the synthetic pictures
 
 Contender = tuple[Callable[[], None], list[float]]

@@ -14,6 +14,7 @@ from distill.build.pieces import Pieces
 from distill.build.plan import plan_run
 from distill.data.sources.base import DataSource
 from distill.engine.compiling import Compiled, compile_distiller, compile_teacher, pictures_to_pay
+from distill.engine.teacher import parts_together
 from distill.engine.teacher_cache import CachedTeacher
 from distill.recipe import Recipe
 from distill.running import Job
@@ -46,7 +47,8 @@ def compile_what_pays(
         asked = _pictures_to_ask(recipe, source, kept, job)
         why_not = broadcast_object_list([_why_not(recipe, asked, teacher_seconds, job.state.device.type)])[0]  # each has measured its own seconds
         if before.get("teacher", {"is_compiled": why_not is None})["is_compiled"]:
-            made["teacher"] = _tried("teacher", lambda: compile_teacher(pieces.teacher, batch), asked, job)
+            together = made_up_batch(source, num_pictures * parts_together(recipe.train.accumulation, batch.images), job.state.device)
+            made["teacher"] = _tried("teacher", lambda: compile_teacher(pieces.teacher, together), asked, job)
         else:
             made["teacher"] = dict(before.get("teacher", {"is_compiled": False, "why": why_not}))
             job.say(f"teacher: not compiled: {made['teacher']['why']}")

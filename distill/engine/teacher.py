@@ -9,6 +9,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from distill.engine.network import Network
 from distill.models.weights import checksum
@@ -41,6 +42,12 @@ class Teacher:
         return self.answer(batch.images)
 
 
+def parts_together(num_parts: int, images: Tensor) -> int:
+    """How many of a step's parts, with so many pictures [N, 3, H, W] each, the teacher is asked for in one call."""
+    num_pictures, _, height, width = images.shape
+    return max(1, min(num_parts, _MOST_PIXELS // (num_pictures * height * width)))
+
+
 def with_answers(batches: Iterable[Batch], teacher: Asked | None, num_parts: int) -> Iterator[tuple[Batch, Outputs | None]]:
     """Each batch with the teacher's answers. Batches that are `num_parts` of one step are asked for in one call, or, where they are large, in few."""
     batches = iter(batches)
@@ -48,10 +55,9 @@ def with_answers(batches: Iterable[Batch], teacher: Asked | None, num_parts: int
         if teacher is None:
             yield from ((part, None) for part in parts)
             continue
-        num_pictures, _, height, width = parts[0].images.shape
-        most = max(1, _MOST_PIXELS // (num_pictures * height * width))
-        for start in range(0, len(parts), most):
-            group = parts[start : start + most]
+        together = parts_together(len(parts), parts[0].images)
+        for start in range(0, len(parts), together):
+            group = parts[start : start + together]
             yield from zip(group, _ask_together(teacher, group), strict=True)
 
 
