@@ -74,6 +74,7 @@ def make_loader(setting: Setting) -> TrainingLoader:
 def framework(setting: Setting) -> Contender:
     """The trainer as distill.build makes it, around networks that no recipe can name."""
     student, teacher = (Network(model, mean=(MEAN,) * 3, std=(STD,) * 3).to(setting.device) for model in setting.networks(channels_last=True))
+    teacher.hand_pixels_to(student)
     distiller = Distiller(student, {"ce": CrossEntropy(), "kd": KD(temperature=TEMPERATURE)}, {"ce": 0.5, "kd": 0.5})
     loader, losses = make_loader(setting), []
 

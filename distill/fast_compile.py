@@ -56,6 +56,8 @@ def compile_what_pays(
         answers = pieces.teacher(batch) if pieces.teacher else None
         seen = plan_run(recipe, source, job.state.num_processes).images_seen(recipe.data.global_batch_size) // job.state.num_processes
         made["student"] = _tried("student and losses", lambda: compile_distiller(pieces.distiller, batch, answers), seen, job)
+        if made["student"]["is_compiled"] and pieces.teacher is not None:
+            pieces.teacher.network.hand_pixels_to(None)  # its code normalises for itself
     else:
         made["student"] = dict(before.get("student", {"is_compiled": False, "why": f"fast={recipe.fast}; fast=compile compiles it"}))
     return made

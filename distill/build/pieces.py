@@ -57,6 +57,8 @@ def build_pieces(
     student.freeze(recipe.student.frozen)
     distiller = make_distiller(recipe, student, losses, plan_run(recipe, source, world_size=1))
     distiller.to(device, DTYPES[precision] if precision == "fp64" else None)
+    if teacher_network is not None:
+        teacher_network.hand_pixels_to(student)
     teacher = Teacher(teacher_network) if teacher_network is not None else None
     return Pieces(distiller, teacher, {role: report for role, report in reports.items() if report is not None})
 

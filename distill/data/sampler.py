@@ -39,7 +39,9 @@ class StepSampler:
         """Positions [global_batch_size / world_size / accumulation] int64 of each micro-batch, `accumulation` of them a step."""
         order = permutation(self.seed, epoch, self.num_samples)
         for step in range(first_step, self.steps_per_epoch):
-            yield from np.split(self._batch(order, step)[self.rank :: self.world_size], self.accumulation)
+            mine = self._batch(order, step)[self.rank :: self.world_size]
+            size = len(mine) // self.accumulation
+            yield from (mine[start : start + size] for start in range(0, len(mine), size))
 
     def _batch(self, order: np.ndarray, step: int) -> np.ndarray:
         return order[step * self.global_batch_size : (step + 1) * self.global_batch_size]

@@ -25,7 +25,6 @@ class StepLog:
         self._rows: list[Tensor] = []  # [number of names] each
         self._norms: list[Tensor] = []  # [] each
 
-    @torch.no_grad()
     def add(self, output: StepOutput, batch: Batch) -> None:
         """Notes one micro-batch without waiting for the device. Of mixed pictures the class with the largest share counts."""
         values = [output.loss.detach(), *output.terms.values()]

@@ -45,6 +45,8 @@ class Network(nn.Module):
         self.fixed_head: Head | None = None  # what a frozen network says its classifier is, where its own weights are held in another precision
         self._head = () if path is None else (model.get_submodule(path),)  # in a tuple, so that it is not a second name in the state dict
         self._frozen: list[nn.Module] = []
+        self._next: list[Network] = []  # who is given the normalised pictures; in a list, so that it is no part of this network
+        self._given: tuple[Tensor, Tensor, int] | None = None  # pictures, the same normalised, and the version that these had then
 
     def freeze(self, paths: Sequence[str]) -> None:
         """Parts of the model that training leaves as they are: no gradient, and batch statistics that don't move. Raises RecipeError if unknown."""
@@ -76,21 +78,49 @@ class Network(nn.Module):
         copy.mean, copy.scale = self.mean, self.scale
         return copy
 
-    def forward(self, images: Tensor) -> Outputs:
-        """[N, 3, H, W] uint8 -> logits [N, K] float32 (float64 in a float64 network) and the features by name."""
+    def hand_pixels_to(self, other: Network | None) -> None:
+        """From now on `other` is given each batch as this network has normalised it, and need not do it again if it is shown the same pictures next.
+        Nothing happens where it would normalise them otherwise. None ends it."""
+        for network in self._next:
+            network._given = None
+        self._next = [other] if other is not None and self._normalises_like(other) else []
+
+    def _normalises_like(self, other: Network) -> bool:
+        settings = [(network.image_size, network.memory_format, network.mean.dtype, network.mean.device) for network in (self, other)]
+        return settings[0] == settings[1] and torch.equal(self.mean, other.mean) and torch.equal(self.scale, other.scale)
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        if torch.compiler.is_compiling():  # a compiler fuses it with what follows
+            return self._normalise(images)
+        given, self._given = self._given, None
+        if given is not None and given[0] is images and given[1]._version == given[2]:  # a network may write into what it is shown
+            return given[1]
+        pixels = self._normalise(images)
+        for network in self._next:
+            network._given = None if pixels.is_inference() else (images, pixels, pixels._version)  # inference tensors have no version
+        return pixels
+
+    def _normalise(self, images: Tensor) -> Tensor:
         if self.image_size is not None:
             images = plain_view(images, self.image_size)
-        mean, scale = self.mean, self.scale
-        pixels = images.to(mean.dtype, memory_format=self.memory_format).sub_(mean).mul_(scale)
+        mean = self.mean
+        return images.to(mean.dtype, memory_format=self.memory_format).sub_(mean).mul_(self.scale)
+
+    def forward(self, images: Tensor) -> Outputs:
+        """[N, 3, H, W] uint8 -> logits [N, K] float32 (float64 in a float64 network) and the features by name."""
+        pixels = self._normalised(images)
         if self.autocast_dtype is None:
             logits = self.model(pixels)
         else:
             with torch.autocast(images.device.type, dtype=self.autocast_dtype):
                 logits = self.model(pixels)
-        logits = logits.to(mean.dtype)
+        logits = logits.to(self.mean.dtype)
         return Outputs(logits, self.hooks.pop(), self.head(logits))
 
     def head(self, logits: Tensor) -> Head | None:
         """The classifier's own tensors, so that a loss which uses the student's trains it too."""
-        heads = [self.fixed_head] if self.fixed_head is not None else [Head(head.weight, head.bias) for head in self._head]
-        return next((head for head in heads if len(head.weight) == logits.shape[1]), None)
+        head = self.fixed_head
+        if head is None and self._head:
+            module = self._head[0]
+            head = Head(module.weight, module.bias)
+        return head if head is not None and len(head.weight) == logits.shape[1] else None

@@ -37,9 +37,9 @@ class Teacher:
         """Of the weights as they were given; to be asked for before they are written in another form."""
         return checksum(self.network.model)
 
-    @torch.no_grad()  # not inference_mode: autograd refuses to save inference tensors for the student's backward
     def __call__(self, batch: Batch) -> Outputs:
-        return self.answer(batch.images)
+        with torch.no_grad():  # not inference_mode: autograd refuses to save inference tensors for the student's backward
+            return self.answer(batch.images)
 
 
 def parts_together(num_parts: int, images: Tensor) -> int:

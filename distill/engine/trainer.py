@@ -150,7 +150,8 @@ class Trainer:
         self._guard()
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
+        for parameter in self.parameters:  # as zero_grad does, without its marks for profilers, which take longer than the work
+            parameter.grad = None
         if self.averaged is not None:
             self.averaged.update_parameters(self.trained.distiller.student.model)
         self.step, self._steps_since = self.step + 1, self._steps_since + 1

@@ -57,6 +57,8 @@ class FeatureHooks:
 
         Raises DistillError if a feature was not caught since the last pop, or was overwritten though the first forward had not done so.
         """
+        if not self._catchers:
+            return {}
         missing = [name for name, catcher in self._catchers.items() if catcher.caught is None]
         if missing:
             raise DistillError(
