@@ -1,10 +1,11 @@
-"""python -m benchmarks.memory [--quick] [--steps 500] [--json FILE] [--markdown FILE]
+"""python -m benchmarks.memory [--quick] [--steps 50] [--json FILE] [--markdown FILE]
 
 How much memory training takes in the framework, against the loop written by hand: the highest of the whole process, its rise over what was there just
 before the first step, and the tensors of a step, counted. And whether it grows: memory after every block of steps, the slope of a line through it,
 and the bytes that tensors hold. Each contender is started afresh in a process of its own, in turn. On a CPU the C library keeps what is freed for
 later, as it happens; --allocator returning has it give large blocks back at once, so that a process holds what it uses. Wanted: ratios of 1.01 at
-most, and no growth. About 25 minutes on 2 CPU cores, 3 with --quick.
+most, and no growth, which takes many steps to see, of any size: --steps 500 --batch-size 8 --image-size 32 does it in half an hour on 2 CPU cores.
+About 20 minutes there, 3 with --quick.
 """
 
 from __future__ import annotations
@@ -30,19 +31,20 @@ SETTLED = 0.2  # of the samples, which come before an allocator has found its le
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = make_parser("memory", __doc__, quick="60 steps, 3 processes of each contender")
-    parser.add_argument("--steps", type=int, help="in each process (default 500)")
-    parser.add_argument("--repeats", type=int, help="processes of each contender (default 5)")
+    parser = make_parser("memory", __doc__, quick="batches of 16, 30 steps, 2 processes of each contender")
+    parser.add_argument("--steps", type=int, help="in each process (default 50)")
+    parser.add_argument("--repeats", type=int, help="processes of each contender (default 3)")
     parser.add_argument("--block", type=int, default=5, help="steps between two looks at the memory")
     parser.add_argument("--against", default="hand_written", help="a contender of benchmarks/contenders.py")
     parser.add_argument("--teacher", default="resnet50")
     parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16"])
-    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--batch-size", type=int, help="default 64")
     parser.add_argument("--image-size", type=int, default=64)
     parser.add_argument("--allocator", default="returning", choices=["returning", "default"], help="of a process on a CPU")
     options = parse(parser, arguments)
-    options.steps = options.steps or (60 if options.quick else 500)
-    options.repeats = options.repeats or (3 if options.quick else 5)
+    options.steps = options.steps or (30 if options.quick else 50)
+    options.repeats = options.repeats or (2 if options.quick else 3)
+    options.batch_size = options.batch_size or (16 if options.quick else 64)
     if options.steps // options.block < 5:
         parser.error(f"--steps {options.steps} are fewer than 5 blocks of {options.block}: a slope needs more")
     use_all_cores()
