@@ -48,6 +48,19 @@ class TeacherWeights:
     val_top1: float
 
 
+@dataclass(frozen=True)
+class _Run:
+    """What every part of one run needs."""
+
+    recipe: Recipe
+    name: str
+    folder: record.RunFolder
+    source: DataSource
+    job: Job
+    accelerator: Accelerator
+    precision: str
+
+
 def train_run(
     recipe: Recipe,
     name: str,
@@ -65,112 +78,85 @@ def train_run(
     followed = Trackers(recipe.tracking if job.is_main else (), name, folder.path, recipe.model_dump(mode="json"), job.say)
     precision = resolve_precision(recipe.train.precision, job.state.device)
     with only_deterministic(recipe.deterministic), explained(recipe, precision, job), followed as trackers:
-        summary = _train_run(recipe, name, folder, source, job, costs, teacher_weights, trackers)
+        run = _Run(recipe, name, folder, source, job, make_accelerator(), precision)
+        summary = _train_run(run, costs, teacher_weights, trackers)
         trackers.finish(summary)
         return summary
 
 
-def _train_run(
-    recipe: Recipe,
-    name: str,
-    folder: record.RunFolder,
-    source: DataSource,
-    job: Job,
-    costs: Mapping[str, Costs],
-    teacher_weights: TeacherWeights | None,
-    trackers: Trackers,
-) -> dict[str, Any]:
-    started, precision = time.perf_counter(), resolve_precision(recipe.train.precision, job.state.device)
-    accelerator = make_accelerator()
+def _train_run(run: _Run, costs: Mapping[str, Costs], teacher_weights: TeacherWeights | None, trackers: Trackers) -> dict[str, Any]:
+    started, recipe, source, job = time.perf_counter(), run.recipe, run.source, run.job
     if job.is_main:
-        folder.write_json(record.ENVIRONMENT_FILE, record.environment(_device_name(job.state.device), precision, job.state.num_processes))
+        run.folder.write_json(record.ENVIRONMENT_FILE, record.environment(_device_name(job.state.device), run.precision, job.state.num_processes))
     sources = weight_sources(recipe, str(teacher_weights.path) if teacher_weights else None)
-    pieces = build_pieces(recipe, job.catalogue, source, device=job.state.device, precision=precision, weights=sources)
+    pieces = _built(run, sources)
     rehearse(pieces, source, soft_labels=has_soft_labels(recipe, source), unused=recipe.train.unused)
     _say_what_was_loaded(pieces, job)
     if pieces.teacher is not None:
-        check_teacher(recipe, source, pieces, accelerator, job, claimed=teacher_weights.val_top1 if teacher_weights else None)
-    saving = make_saving(recipe, folder, source, pieces, job, precision)
-    kept = _make_fast(recipe, folder, source, job, pieces, accelerator, precision, costs, is_begun=saving.start is not None)
-    scored = _train(recipe, name, folder, source, job, pieces, accelerator, precision, saving, kept, trackers)
-    pieces = _with_teacher_as_given(pieces, recipe, source, job, precision, sources)
+        check_teacher(recipe, source, pieces, run.accelerator, job, claimed=teacher_weights.val_top1 if teacher_weights else None)
+    saving = make_saving(recipe, run.folder, source, pieces, job, run.precision)
+    kept = _make_fast(run, pieces, costs, is_begun=saving.start is not None)
+    scored = _train(run, pieces, saving, kept, trackers)
+    pieces = _with_teacher_as_given(run, pieces, sources)
     with job.stopper.deferred():  # all that was trained is in a checkpoint
-        results = score_parts(recipe, source, scored, pieces, accelerator, job)
-    summary = summarise(recipe, name, source, job, results, costs, seconds_before(saving.start) + time.perf_counter() - started)
+        results = score_parts(recipe, source, scored, pieces, run.accelerator, job)
+    summary = summarise(recipe, run.name, source, job, results, costs, seconds_before(saving.start) + time.perf_counter() - started)
     if pieces.teacher is not None:
-        summary["teacher"]["answers"] = _counted(kept, accelerator)
+        summary["teacher"]["answers"] = _counted(kept, run.accelerator)
     if job.is_main:
-        write_results(folder, recipe, scored, results, summary)
+        write_results(run.folder, recipe, scored, results, summary)
     job.state.wait_for_everyone()
     return summary
 
 
-def _make_fast(
-    recipe: Recipe,
-    folder: record.RunFolder,
-    source: DataSource,
-    job: Job,
-    pieces: Pieces,
-    accelerator: Accelerator,
-    precision: str,
-    costs: Mapping[str, Costs],
-    *,
-    is_begun: bool,
-) -> CachedTeacher | None:
+def _built(run: _Run, weights: Mapping[str, str]) -> Pieces:
+    return build_pieces(run.recipe, run.job.catalogue, run.source, device=run.job.state.device, precision=run.precision, weights=weights)
+
+
+def _make_fast(run: _Run, pieces: Pieces, costs: Mapping[str, Costs], *, is_begun: bool) -> CachedTeacher | None:
     """Decides how everything is computed, or takes up what was decided when the run began; returns the teacher's kept answers, if they are kept."""
-    before = broadcast_object_list([record.read_json(folder.path / record.FAST_FILE) if is_begun else {}])[0]
-    form = form_of_teacher(recipe, source, pieces, accelerator, job, before=before.get("teacher"))
+    recipe, source, job = run.recipe, run.source, run.job
+    before = broadcast_object_list([record.read_json(run.folder.path / record.FAST_FILE) if is_begun else {}])[0]
+    form = form_of_teacher(recipe, source, pieces, run.accelerator, job, before=before.get("teacher"))
     teacher_seconds = 1 / costs["teacher"].images_per_second if "teacher" in costs else None
-    kept = open_cache(recipe, source, pieces, precision=precision, say=job.say, teacher_seconds=teacher_seconds)
+    kept = open_cache(recipe, source, pieces, precision=run.precision, say=job.say, teacher_seconds=teacher_seconds)
     compiled = compile_what_pays(recipe, source, pieces, kept, job, teacher_seconds=teacher_seconds, before=before.get("compiled"))
     if job.is_main:
-        folder.write_json(record.FAST_FILE, {"fast": recipe.fast, "teacher": form, "compiled": compiled})
+        run.folder.write_json(record.FAST_FILE, {"fast": recipe.fast, "teacher": form, "compiled": compiled})
     return kept
 
 
-def _with_teacher_as_given(pieces: Pieces, recipe: Recipe, source: DataSource, job: Job, precision: str, sources: Mapping[str, str]) -> Pieces:
+def _with_teacher_as_given(run: _Run, pieces: Pieces, weights: Mapping[str, str]) -> Pieces:
     """For scoring: the form in which it taught differs in the last digits from what anybody else will measure of these weights."""
     if pieces.teacher is None or pieces.teacher.form == "as given":
         return pieces
     try:
-        given = build_pieces(recipe, job.catalogue, source, device=job.state.device, precision=precision, weights=sources).teacher
+        given = _built(run, weights).teacher
     except (DistillError, OSError) as error:
         given, why = None, str(error)
     if given is not None and given.checksum == pieces.teacher.checksum:
         return dataclasses.replace(pieces, teacher=given)
-    job.say(f"teacher: it is scored as it taught, because its weights are not what they were: {why if given is None else 'they have changed'}")
+    run.job.say(f"teacher: it is scored as it taught, because its weights are not what they were: {why if given is None else 'they have changed'}")
     return pieces
 
 
-def _train(
-    recipe: Recipe,
-    name: str,
-    folder: record.RunFolder,
-    source: DataSource,
-    job: Job,
-    pieces: Pieces,
-    accelerator: Accelerator,
-    precision: str,
-    saving: Saving,
-    kept: CachedTeacher | None,
-    trackers: Trackers,
-) -> Network:
+def _train(run: _Run, pieces: Pieces, saving: Saving, kept: CachedTeacher | None, trackers: Trackers) -> Network:
     """Trains with progress shown and metrics written by the first process; returns the network that is scored and kept."""
-    plan = plan_run(recipe, source, job.state.num_processes)
-    with RunProgress(job.console, name, plan.num_steps, plan.num_epochs) as progress:
+    job, plan = run.job, plan_run(run.recipe, run.source, run.job.state.num_processes)
+    with RunProgress(job.console, run.name, plan.num_steps, plan.num_epochs) as progress:
 
         def log(event: Mapping[str, Any]) -> None:
             if job.is_main:
-                folder.append(event)
+                run.folder.append(event)
                 progress(event)
                 trackers(event)
 
-        how = {"precision": precision, "log": log, "saving": saving, "stopper": job.stopper, "teacher": kept, "warn": job.say}
-        trainer, scored = build_trainer(recipe, source, pieces, accelerator, **how)
+        how = {"precision": run.precision, "log": log, "saving": saving, "stopper": job.stopper, "teacher": kept, "warn": job.say}
+        trainer, scored = build_trainer(run.recipe, run.source, pieces, run.accelerator, **how)
         try:
             trainer.train()
         except DivergedError as error:
-            raise _recorded(error, folder, job) from error
+            raise _recorded(error, run.folder, job) from error
         finally:
             if kept is not None:
                 kept.flush()

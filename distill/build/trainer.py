@@ -10,17 +10,18 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from distill.build.loaders import Warn, evaluation_loader, training_loader
 from distill.build.pieces import Pieces
-from distill.build.plan import plan_run
+from distill.build.plan import Plan, plan_run
 from distill.data.loader import EvaluationLoader
 from distill.data.sources.base import DataSource
+from distill.engine.distiller import Distiller
 from distill.engine.evaluation import score
 from distill.engine.network import Network
-from distill.engine.optim import make_optimizer, make_schedule
+from distill.engine.optim import Schedule, make_optimizer, make_schedule
 from distill.engine.saving import Saving
 from distill.engine.stopping import Stopper
 from distill.engine.teacher import Asked
 from distill.engine.trainer import Evaluate, Log, Trainer
-from distill.recipe import Recipe
+from distill.recipe import Recipe, Train
 
 
 def build_trainer(
@@ -48,25 +49,9 @@ def build_trainer(
         accelerator=accelerator,
         distiller=pieces.distiller,
         teacher=teacher or pieces.teacher,
-        optimizer=make_optimizer(
-            pieces.distiller,
-            name=train.optimizer,
-            lr=train.lr,
-            weight_decay=train.weight_decay,
-            momentum=train.momentum,
-            nesterov=train.nesterov,
-            betas=train.betas,
-        ),
+        optimizer=_optimizer(train, pieces.distiller),
         loader=training_loader(recipe, source, accelerator=accelerator, warn=warn),
-        schedule=make_schedule(
-            lr=train.lr,
-            num_steps=plan.num_steps,
-            warmup_steps=round(train.warmup_epochs * plan.steps_per_epoch),
-            kind=train.schedule,
-            milestones=train.milestones,
-            gamma=train.gamma,
-            final_lr_fraction=train.final_lr_fraction,
-        ),
+        schedule=_schedule(train, plan),
         num_steps=plan.num_steps,
         evaluate=_evaluation(scored, evaluation_loader(recipe, source, source.val, accelerator, warn), accelerator),
         log=log,
@@ -82,6 +67,30 @@ def build_trainer(
     if saving is not None and saving.start is not None:
         trainer.restore()
     return trainer, scored
+
+
+def _optimizer(train: Train, distiller: Distiller) -> torch.optim.Optimizer:
+    return make_optimizer(
+        distiller,
+        name=train.optimizer,
+        lr=train.lr,
+        weight_decay=train.weight_decay,
+        momentum=train.momentum,
+        nesterov=train.nesterov,
+        betas=train.betas,
+    )
+
+
+def _schedule(train: Train, plan: Plan) -> Schedule:
+    return make_schedule(
+        lr=train.lr,
+        num_steps=plan.num_steps,
+        warmup_steps=round(train.warmup_epochs * plan.steps_per_epoch),
+        kind=train.schedule,
+        milestones=train.milestones,
+        gamma=train.gamma,
+        final_lr_fraction=train.final_lr_fraction,
+    )
 
 
 def _evaluation(network: Network, loader: EvaluationLoader, accelerator: Accelerator) -> Evaluate:
