@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
-from torch.nn.utils import get_total_norm
+from torch.nn.utils import clip_grad_norm_, get_total_norm
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from benchmarks.known import Known
 from benchmarks.ready import make_pieces, make_trainer
@@ -26,6 +27,7 @@ from distill.models.folding import fold_batch_norms
 from distill.models.zoo import create_model
 from distill.recipe_files import load_recipe
 
+EMA_DECAY, CLIP_NORM = 0.999, 1.0
 LR, MOMENTUM, WEIGHT_DECAY, TEMPERATURE, PADDING, FLIP = 0.001, 0.9, 5e-4, 4.0, 4, 0.5
 MEAN, STD = 0.5, 0.25  # of the synthetic pictures
 
@@ -41,6 +43,7 @@ class Setting:
     device: torch.device
     precision: str  # fp32 or bf16
     teacher: str = "resnet50"
+    everything: bool = False  # with a moving average of the weights, and the gradient clipped; in the framework and the best loop by hand alone
 
     @property
     def num_classes(self) -> int:
@@ -84,7 +87,10 @@ def framework_cached(setting: Setting) -> Contender:
 def _framework(setting: Setting) -> tuple[Trainer, list[float]]:
     overrides = [f"teacher.model={setting.teacher}", "teacher.weights=random", f"data.global_batch_size={setting.batch_size}"]
     overrides += [f"data.augment.padding={PADDING}", f"data.augment.flip={FLIP}", "train.epochs=1", f"train.lr={LR}", "train.schedule=constant"]
-    recipe, losses = load_recipe("r50_to_r18", [*overrides, "train.warmup_epochs=0", "train.log_every=1000000"]), []
+    overrides += ["train.warmup_epochs=0", "train.log_every=1000000"]
+    if setting.everything:
+        overrides += [f"train.ema_decay={EMA_DECAY}", f"train.clip_norm={CLIP_NORM}"]
+    recipe, losses = load_recipe("r50_to_r18", overrides), []
     pieces = make_pieces(recipe, setting.source, setting.device, setting.precision)
 
     def log(event: dict) -> None:
@@ -104,7 +110,7 @@ def _epochs_of(trainer: Trainer) -> Callable[[], None]:
 
 def hand_written(setting: Setting) -> Contender:
     """What a person would write who knows all of the framework's tricks: a folded teacher in half precision, fused SGD, running means without
-    waiting, a finite check on the device."""
+    waiting, a finite check on the device; and where it is asked for, an average of the weights in one call and the gradient clipped."""
     student, teacher = setting.networks(channels_last=True)
     size = setting.source.image_size
     fold_batch_norms(teacher, torch.zeros(2, 3, size, size, device=setting.device))
@@ -113,6 +119,7 @@ def hand_written(setting: Setting) -> Contender:
     plain = [parameter for parameter in student.parameters() if parameter.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": plain, "weight_decay": 0.0}]
     optimizer = torch.optim.SGD(groups, lr=LR, momentum=MOMENTUM, nesterov=True, fused=True)
+    averaged = AveragedModel(student, multi_avg_fn=get_ema_multi_avg_fn(EMA_DECAY)) if setting.everything else None
     is_mixed, losses = setting.precision == "bf16", []
 
     def run() -> None:
@@ -128,10 +135,15 @@ def hand_written(setting: Setting) -> Contender:
             loss = 0.5 * ce + 0.5 * kd
             loss.backward()
             rows.append(torch.stack([loss.detach(), ce.detach(), kd.detach(), (ours.detach().argmax(1) == labels).float().mean()]))
-            norms.append(get_total_norm([parameter.grad for parameter in student.parameters()]))
+            if setting.everything:
+                norms.append(clip_grad_norm_(student.parameters(), CLIP_NORM))
+            else:
+                norms.append(get_total_norm([parameter.grad for parameter in student.parameters()]))
             optimizer.found_inf = (~norms[-1].isfinite()).float()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+            if averaged is not None:
+                averaged.update_parameters(student)
         losses.append(torch.stack(rows).mean(dim=0)[0].item())
         if not torch.stack(norms).isfinite().all():
             raise ArithmeticError("not finite")

@@ -18,6 +18,7 @@ from distill.data.sources.synthetic import Synthetic
 from distill.engine.runtime import processes, resolve_precision, use_all_cores
 
 CONTENDERS = ("hand_written", "framework_cached", "naive", "timm_default", "timm_best", "torchdistill_shipped")
+WITH_EVERYTHING = ("hand_written", "framework_cached")  # those that can also average and clip
 CLOCK = "whole steps of an epoch: views made from pictures in memory, teacher, student, loss, backward and optimizer; no files, no evaluation."
 TOLERANCE = {"fp32": 5e-3, "bf16": 2e-2}  # of the first epoch's loss: rounding grows from step to step, and float32 stands beside bf16
 
@@ -38,14 +39,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--image-size", type=int, default=64)
     parser.add_argument("--steps", type=int, default=6, help="steps in a block")
     parser.add_argument("--rounds", type=int, help="blocks of each contender")
-    parser.add_argument("--only", nargs="+", default=CONTENDERS, choices=CONTENDERS, help="these beside the framework")
+    parser.add_argument("--only", nargs="+", choices=CONTENDERS, help="these beside the framework; default all that can be")
+    parser.add_argument("--everything", action="store_true", help="with a moving average of the weights and the gradient clipped too")
     options = parse(parser, arguments)
+    options.only = options.only or (WITH_EVERYTHING if options.everything else CONTENDERS)
+    if options.everything and (lacking := set(options.only) - set(WITH_EVERYTHING)):
+        parser.error(f"--everything: {', '.join(sorted(lacking))} has no moving average and does not clip; leave it out")
     use_all_cores()
     device = processes().device
     precision = resolve_precision(options.precision, device)
     num_train = options.batch_size * options.steps
     source = Synthetic(image_size=options.image_size, num_classes=10, num_train=num_train, num_val=10, num_test=10)
-    setting = contenders.Setting(source, options.batch_size, device, precision, options.teacher)
+    setting = contenders.Setting(source, options.batch_size, device, precision, options.teacher, options.everything)
     made = {name: getattr(contenders, name)(setting) for name in ("framework", *options.only)}
     for run, _ in made.values():
         run()

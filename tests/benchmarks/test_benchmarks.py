@@ -71,6 +71,14 @@ def test_step_writes_the_ratio_to_each_contender():
     assert "| hand_written |" in table
 
 
+def test_step_with_everything_leaves_out_who_can_not(capsys):
+    found, _ = measured("step", *BENCHMARKS["step"][:-2], "--everything")
+    assert found["images_per_second"].keys() == {"framework", "hand_written", "framework_cached"}
+    with pytest.raises(SystemExit):
+        run("step", "--everything", "--only", "naive", "hand_written")
+    assert "naive has no moving average" in capsys.readouterr().err
+
+
 def test_cache_writes_what_kept_answers_bring():
     found, table = measured("cache", *BENCHMARKS["cache"])
     require_conditions(found, table, "cache")
