@@ -22,7 +22,7 @@ from benchmarks.results import Conditions, Table, make_parser, parse, publish
 from distill.build.cache import open_cache
 from distill.build.trainer import build_trainer
 from distill.data.sources.synthetic import Synthetic
-from distill.engine.runtime import make_accelerator, processes, resolve_precision, use_all_cores
+from distill.engine.runtime import make_accelerator, prepare_process, processes, resolve_precision
 from distill.engine.teacher import Asked
 from distill.engine.teacher_cache import CachedTeacher
 from distill.recipe_files import load_recipe
@@ -116,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=6, help="steps in a block")
     parser.add_argument("--rounds", type=int, help="blocks of each contender")
     options = parse(parser, arguments)
-    use_all_cores()
+    prepare_process()
     rounds = options.rounds or (6 if options.quick else 30)
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(options.teacher, options.batch_size, options.image_size, options.steps, Path(folder) / "answers")

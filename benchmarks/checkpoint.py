@@ -16,7 +16,7 @@ from rich.console import Console
 from distill.build.pieces import build_pieces
 from distill.build.trainer import build_trainer
 from distill.data.sources.synthetic import Synthetic
-from distill.engine.runtime import make_accelerator, processes, use_all_cores
+from distill.engine.runtime import make_accelerator, prepare_process, processes
 from distill.engine.stopping import Stopper
 from distill.recipe_files import load_recipe
 from distill.record import RunFolder
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=10)
     parser.add_argument("--folder", type=Path, help="where to write; by default the folder for temporary files")
     options = parser.parse_args()
-    use_all_cores()
+    prepare_process()
     state, source = processes(), Synthetic(num_classes=10)
     recipe = load_recipe(
         options.recipe, ["train.epochs=1", "train.warmup_epochs=0", "train.max_steps=2", "train.ema_decay=0.99", "train.precision=fp32"]

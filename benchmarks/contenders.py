@@ -103,7 +103,7 @@ def _framework(setting: Setting) -> tuple[Trainer, list[float]]:
 def _epochs_of(trainer: Trainer) -> Callable[[], None]:
     def run() -> None:
         trainer.step = trainer.epoch = 0
-        trainer.train()
+        trainer.train(until=trainer.num_steps)  # without what comes after an epoch: its evaluation, and a copy of everything to be saved
 
     return run
 

@@ -30,7 +30,7 @@ from distill.data.sources.imagefolder import ImageFolder
 from distill.data.sources.packed import Packed
 from distill.data.sources.synthetic import Synthetic
 from distill.data.views import Views
-from distill.engine.runtime import processes, use_all_cores
+from distill.engine.runtime import prepare_process, processes
 
 BATCH = 64
 CLOCK = "one epoch of batches: decoding where there are files (read before, so in the page cache), crop, resize and flip; nothing learns from them."
@@ -112,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, help="epochs of each contender")
     parser.add_argument("--batches", type=int, default=6, help="batches in an epoch of files")
     options = parse(parser, arguments)
-    use_all_cores()
+    prepare_process()
     device, rounds = processes().device, options.rounds or (4 if options.quick else 12)
     resident = Synthetic(image_size=64, num_classes=10, num_train=40 * BATCH, num_val=10, num_test=10).train
     with tempfile.TemporaryDirectory() as made:

@@ -20,7 +20,7 @@ from benchmarks.ready import make_pieces
 from benchmarks.results import Conditions, Table, make_parser, parse, publish, write_json
 from distill.data.sources.synthetic import Synthetic
 from distill.engine.optim import make_optimizer
-from distill.engine.runtime import processes, resolve_precision, use_all_cores
+from distill.engine.runtime import prepare_process, processes, resolve_precision
 from distill.recipe_files import load_recipe
 from distill.resolve import Catalogue
 from distill.structures import Batch
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--image-size", type=int, default=64)
     options = parse(parser, arguments)
     names, rounds = chosen(options.losses or (QUICK if options.quick else "")), options.rounds or (4 if options.quick else 20)
-    use_all_cores()
+    prepare_process()
     device = processes().device
     conditions = Conditions(device, resolve_precision("auto", device), CLOCK)
     make = partial(make_step, source=make_source(options), batch_size=options.batch_size, device=device, precision=conditions.precision)

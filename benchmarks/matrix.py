@@ -21,7 +21,7 @@ import torch
 from benchmarks.cells import Cell, allow_tf32, measure
 from benchmarks.results import Conditions, Table, make_parser, parse, publish, write_json
 from distill.doctor.ceilings import Ceilings, measure_ceilings
-from distill.engine.runtime import processes, resolve_precision, use_all_cores
+from distill.engine.runtime import prepare_process, processes, resolve_precision
 from distill.record import environment
 
 CLOCK = "whole steps of an epoch: views made from pictures on the device, teacher or known answers, student, kd + ce, backward, optimizer."
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, help="that a cell is timed for, at least (default 5)")
     options = parse(parser, arguments)
     options.seconds = (2.0 if options.quick else 5.0) if options.seconds is None else options.seconds
-    use_all_cores()
+    prepare_process()
     device = processes().device
     axes = chosen_axes(options, default_axes(device, is_quick=options.quick), parser)
     conditions = Conditions(device, ", ".join(axes.precisions), CLOCK)

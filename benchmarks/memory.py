@@ -23,7 +23,7 @@ from benchmarks.children import environment_of_child
 from benchmarks.interleave import Difference, Ratio, difference_of, ratio_of, show_round
 from benchmarks.results import Conditions, Table, make_parser, parse, publish
 from benchmarks.step import require_same_losses
-from distill.engine.runtime import processes, resolve_precision, use_all_cores
+from distill.engine.runtime import prepare_process, processes, resolve_precision
 
 CLOCK = "no clock. Counted are a process's resident memory (on CUDA: what torch has allocated) and, without it, the tensors of a step."
 RETURNING = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}  # glibc then maps each large block and unmaps it when freed
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.batch_size = options.batch_size or (16 if options.quick else 64)
     if options.steps // options.block < 5:
         parser.error(f"--steps {options.steps} are fewer than 5 blocks of {options.block}: a slope needs more")
-    use_all_cores()
+    prepare_process()
     device = processes().device
     precision = resolve_precision(options.precision, device)
     found = run_in_turn(options, precision)

@@ -18,7 +18,7 @@ import torch
 from benchmarks import contenders
 from benchmarks.peak_memory import peak_bytes
 from distill.data.sources.synthetic import Synthetic
-from distill.engine.runtime import processes, use_all_cores
+from distill.engine.runtime import prepare_process, processes
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _RESET_PEAK = "5"  # proc(5), clear_refs
@@ -32,7 +32,7 @@ def main() -> None:
     for name in ("batch_size", "image_size", "steps", "blocks"):
         parser.add_argument(name, type=int)
     options = parser.parse_args()
-    use_all_cores()
+    prepare_process()
     device = processes().device
     num_train = options.batch_size * options.steps
     source = Synthetic(image_size=options.image_size, num_classes=10, num_train=num_train, num_val=10, num_test=10)

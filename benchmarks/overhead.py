@@ -25,7 +25,7 @@ from distill.data.views import Views
 from distill.engine.distiller import Distiller
 from distill.engine.network import Network
 from distill.engine.optim import make_optimizer, make_schedule
-from distill.engine.runtime import make_accelerator, processes, use_all_cores
+from distill.engine.runtime import make_accelerator, prepare_process, processes
 from distill.engine.teacher import Teacher
 from distill.engine.trainer import Trainer
 from distill.losses.ce import CrossEntropy
@@ -97,7 +97,7 @@ def framework(setting: Setting) -> Contender:
 
     def run() -> None:
         trainer.step = trainer.epoch = 0
-        trainer.train()
+        trainer.train(until=trainer.num_steps)  # without what comes after an epoch: its evaluation, and a copy of everything to be saved
 
     return run, losses
 
@@ -127,7 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=200, help="steps in a block")
     parser.add_argument("--rounds", type=int, help="blocks of each contender")
     options = parse(parser, arguments)
-    use_all_cores()
+    prepare_process()
     device, num_threads = processes().device, torch.get_num_threads()
     torch.set_num_threads(1)
     source = Synthetic(image_size=IMAGE_SIZE, num_classes=10, num_train=BATCH_SIZE * options.steps, num_val=10, num_test=10)

@@ -18,7 +18,7 @@ import torch
 from benchmarks import contenders
 from distill.data.loader import TrainingLoader
 from distill.data.sources.synthetic import Synthetic
-from distill.engine.runtime import processes
+from distill.engine.runtime import prepare_process, processes
 
 
 def main() -> None:
@@ -31,8 +31,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the parent, which ends its processes itself
     pipe = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what anything prints is no answer
+    prepare_process()
     torch.set_num_threads(options.num_threads)
-    torch.set_flush_denormal(True)  # as distill train
     state = processes()
     source = Synthetic(image_size=options.image_size, num_classes=10, num_train=options.batch_size * options.steps, num_val=10, num_test=10)
     setting = contenders.Setting(source, options.batch_size, state.device, options.precision, options.teacher)

@@ -15,7 +15,7 @@ from benchmarks import contenders
 from benchmarks.interleave import ratio_of, show_round, time_in_turn
 from benchmarks.results import Conditions, Table, make_parser, parse, publish
 from distill.data.sources.synthetic import Synthetic
-from distill.engine.runtime import processes, resolve_precision, use_all_cores
+from distill.engine.runtime import prepare_process, processes, resolve_precision
 
 CONTENDERS = ("hand_written", "framework_cached", "naive", "timm_default", "timm_best", "torchdistill_shipped")
 WITH_EVERYTHING = ("hand_written", "framework_cached")  # those that can also average and clip
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.only = options.only or (WITH_EVERYTHING if options.everything else CONTENDERS)
     if options.everything and (lacking := set(options.only) - set(WITH_EVERYTHING)):
         parser.error(f"--everything: {', '.join(sorted(lacking))} has no moving average and does not clip; leave it out")
-    use_all_cores()
+    prepare_process()
     device = processes().device
     precision = resolve_precision(options.precision, device)
     num_train = options.batch_size * options.steps

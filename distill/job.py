@@ -16,7 +16,7 @@ from distill.build.source import open_source
 from distill.checkpoints import CheckpointFolder
 from distill.data.sources.base import DataSource
 from distill.engine.costs import Costs
-from distill.engine.runtime import processes, use_all_cores
+from distill.engine.runtime import prepare_process, processes
 from distill.engine.stopping import Stopper, end_with_launcher
 from distill.errors import DistillError, RecipeError, StoppedError
 from distill.preparation import Preparation, announce, prepare
@@ -53,7 +53,7 @@ def run_job(draft: Draft, recipe: Recipe, catalogue: Catalogue, *, resume: bool 
 
     resume: to go on with an unfinished run of this recipe, if there is one. run: the folder to go on with.
     """
-    use_all_cores()
+    prepare_process()
     state = processes()
     with Stopper(recipe.time_limit) as stopper:
         end_with_launcher()

@@ -15,7 +15,7 @@ from distill.build.pieces import build_pieces, rehearse, weight_sources
 from distill.build.source import open_source
 from distill.data.loader import TrainingLoader
 from distill.data.sources.base import DataSource
-from distill.engine.runtime import make_accelerator, processes, resolve_precision, use_all_cores
+from distill.engine.runtime import make_accelerator, prepare_process, processes, resolve_precision
 from distill.engine.stopping import Stopper
 from distill.engine.teacher_cache import CachedTeacher
 from distill.errors import RecipeError
@@ -52,7 +52,7 @@ def prepared(name: str, overrides: Sequence[str], plugins: Sequence[str]) -> Ite
     recipe = draft.finish(find_problems(draft.values, catalogue))
     if recipe.teacher is None:
         raise RecipeError(f"{draft.name} has no teacher, so there are no answers to keep")
-    use_all_cores()
+    prepare_process()
     state = processes()
     with Stopper(recipe.time_limit) as stopper:
         job = Job(catalogue, state, make_console(is_main=state.is_main_process), stopper)

@@ -27,7 +27,7 @@ from distill.doctor.measures import check_memory, features, forecast, losses_in_
 from distill.doctor.profile import profile
 from distill.doctor.profile_picture import picture_path, write_picture
 from distill.doctor.show import show
-from distill.engine.runtime import cores_per_process, make_accelerator, only_deterministic, processes, resolve_precision, use_all_cores
+from distill.engine.runtime import cores_per_process, make_accelerator, only_deterministic, prepare_process, processes, resolve_precision
 from distill.engine.stopping import Stopper
 from distill.engine.trainer import Trainer
 from distill.fast import form_of_teacher
@@ -59,7 +59,7 @@ def diagnose(
     Raises RecipeError if the picture can't be written; FoundError, with the exit code of the first problem, if anything would fail later.
     """
     path = None if picture is None else picture_path(picture)
-    use_all_cores()
+    prepare_process()
     found, report, state = Findings(), {}, None
     with found.attempt("processes"):
         state = processes()

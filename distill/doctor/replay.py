@@ -20,7 +20,7 @@ from distill.data.sources.base import DataSource
 from distill.doctor.replay_look import look_at
 from distill.doctor.replay_show import show_replay
 from distill.engine.gradients import auto_weights, measure_gradients
-from distill.engine.runtime import make_accelerator, only_deterministic, processes, resolve_precision, seed_step, use_all_cores
+from distill.engine.runtime import make_accelerator, only_deterministic, prepare_process, processes, resolve_precision, seed_step
 from distill.engine.saving import Saving
 from distill.engine.stopping import Stopper
 from distill.engine.trainer import Trainer
@@ -38,7 +38,7 @@ def replay(run: str, catalogue: Catalogue, *, as_json: bool = False) -> None:
     """Prints what is seen in that step; the run's folder is left as it is. Raises RecipeError for a run that did not diverge."""
     folder = Path(run)
     diverged = _diverged(folder, run)
-    use_all_cores()
+    prepare_process()
     state = processes()
     if state.num_processes > 1:
         raise RecipeError("--replay works in one process: start it without a launcher")

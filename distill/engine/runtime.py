@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import platform
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ from distill.errors import RecipeError
 from distill.record import available_cores
 
 _BITS = (1 << 64) - 1
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # mallopt(3)
+_LARGEST_KEPT, _MOST_KEPT = 256 << 20, (2 << 30) - 1  # bytes; a layer of 64 pictures of 224 px takes 196 MB
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64}
 
@@ -24,11 +27,25 @@ def cores_per_process() -> int:
     return max(1, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
-def use_all_cores() -> None:
-    """Shares this machine's cores among its processes. `accelerate launch` and torchrun set one thread each, which is right for GPUs only."""
+def prepare_process() -> None:
+    """Threads, denormals and memory as training on a CPU wants them."""
+    # this machine's cores are shared among its processes: `accelerate launch` and torchrun set one thread each, which is right for GPUs only
     if os.environ.get("OMP_NUM_THREADS", "1") == "1":
         torch.set_num_threads(cores_per_process())
     torch.set_flush_denormal(True)  # a confident teacher's probabilities underflow, and denormals are many times slower
+    _keep_freed_memory()
+
+
+def _keep_freed_memory() -> None:
+    """Has glibc keep what a step frees for the next step. It would often give it back to the system, which then hands it out again page by page, each
+    with an interrupt: with 64 pictures of 64 px up to 30,000 of them a step, 4 % of its time on two cores. Whoever has set glibc's own variables is
+    not overruled."""
+    names = {"MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_MMAP_MAX_"}
+    if platform.libc_ver()[0] != "glibc" or names & os.environ.keys() or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", ""):
+        return
+    mallopt = ctypes.CDLL(None).mallopt
+    if mallopt(_MMAP_THRESHOLD, _LARGEST_KEPT):  # refused by a glibc that allows 32 MB at most; it is then left as it is
+        mallopt(_TRIM_THRESHOLD, _MOST_KEPT)
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:

@@ -16,7 +16,7 @@ from distill.build.source import open_source
 from distill.data.sources.base import DataSource
 from distill.engine.evaluation import Score, score
 from distill.engine.network import Network
-from distill.engine.runtime import make_accelerator, only_deterministic, processes, resolve_precision, use_all_cores
+from distill.engine.runtime import make_accelerator, only_deterministic, prepare_process, processes, resolve_precision
 from distill.engine.stopping import Stopper
 from distill.errors import DataError
 from distill.evaluating.latency import latency
@@ -49,7 +49,7 @@ def evaluate(words: Words, plugins: Sequence[str], *, as_json: bool = False) -> 
     """Prints to standard output. Raises RecipeError or DataError."""
     catalogue = Catalogue(plugins)
     targets = read_targets(words, catalogue)
-    use_all_cores()
+    prepare_process()
     state = processes()
     with Stopper() as stopper:
         job = Job(catalogue, state, make_console(is_main=True), stopper)
