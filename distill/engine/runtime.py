@@ -28,8 +28,8 @@ def cores_per_process() -> int:
 
 
 def prepare_process() -> None:
-    """Threads, denormals and memory as training on a CPU wants them."""
-    # this machine's cores are shared among its processes: `accelerate launch` and torchrun set one thread each, which is right for GPUs only
+    """Threads, denormals and memory as training on a CPU wants them; this machine's cores are shared among its processes."""
+    # `accelerate launch` and torchrun set one thread for each process, which is right for GPUs only
     if os.environ.get("OMP_NUM_THREADS", "1") == "1":
         torch.set_num_threads(cores_per_process())
     torch.set_flush_denormal(True)  # a confident teacher's probabilities underflow, and denormals are many times slower
