@@ -19,9 +19,10 @@ from distill.engine.teacher_cache import CachedTeacher
 from distill.recipe import Recipe
 from distill.running import Job
 
-# (seconds to compile, speed-up) of a ResNet-50 that answers, to decide whether it is tried; then it is measured. CPU: benchmarks.step on two cores.
+# (seconds to compile, speed-up) of a ResNet-50 that answers, to decide whether it is tried; then it is measured, and dropped where it is not faster.
+# CPU: two cores, 64 pictures of 64 px (18 s, 1.02; with 128 of 28 px 1.34, with 32 of 112 px 0.79).
 # CUDA: timm's published table (results/benchmark-infer, RTX 4090: 5,088 and 8,237 images/s), and a minute to compile.
-_EXPECTED = {"cpu": (120.0, 1.01), "cuda": (60.0, 1.62)}
+_EXPECTED = {"cpu": (20.0, 1.02), "cuda": (60.0, 1.62)}
 
 Decision = dict[str, Any]
 
@@ -48,7 +49,8 @@ def compile_what_pays(
         why_not = broadcast_object_list([_why_not(recipe, asked, teacher_seconds, job.state.device.type)])[0]  # each has measured its own seconds
         if before.get("teacher", {"is_compiled": why_not is None})["is_compiled"]:
             together = made_up_batch(source, num_pictures * parts_together(recipe.train.accumulation, batch.images), job.state.device)
-            made["teacher"] = _tried("teacher", lambda: compile_teacher(pieces.teacher, together), asked, job)
+            drop = None if before or recipe.fast == "compile" else lambda: setattr(pieces.teacher, "answer", pieces.teacher.network)
+            made["teacher"] = _tried("teacher", lambda: compile_teacher(pieces.teacher, together), asked, job, drop=drop)
         else:
             made["teacher"] = dict(before.get("teacher", {"is_compiled": False, "why": why_not}))
             job.say(f"teacher: not compiled: {made['teacher']['why']}")
@@ -87,23 +89,30 @@ def _why_not(recipe: Recipe, asked: int, seconds: float | None, device: str) -> 
     return f"{what}, and it will be asked for {asked:,}; fast=compile compiles it all the same"
 
 
-def _tried(what: str, compiling: Callable[[], Compiled], num_pictures: int, job: Job) -> Decision:
-    """Compiles, and says what came of it; where that can't be done, what was there goes on to work."""
+def _tried(what: str, compiling: Callable[[], Compiled], num_pictures: int, job: Job, *, drop: Callable[[], None] | None = None) -> Decision:
+    """Compiles, and says what came of it; where that can't be done, what was there goes on to work. drop: goes back to that where the first process
+    finds nothing gained; None to use what is compiled in any case."""
     job.say(f"{what}: compiling")
     try:
-        found = compiling()
+        found, why = compiling(), None
     except Exception as error:  # no compiler here, or a network that it can't do: that has many names
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")
-        why = f"torch.compile can't ({type(error).__name__}: {reason[:200]}); not compiled it computes the same, only slower"
+        found, why = None, f"torch.compile can't ({type(error).__name__}: {reason[:200]}); not compiled it computes the same, only slower"
+    is_used = found is not None
+    if drop is not None:
+        is_used = broadcast_object_list([is_used and not math.isinf(found.break_even)])[0]
+        if not is_used:
+            drop()
+    if found is None:
         job.console.print(f"{what}: {why}", style="yellow", soft_wrap=True)
         return {"is_compiled": False, "why": why}
-    why = _in_words(found, num_pictures)
+    why = _in_words(found, num_pictures, is_used)
     job.say(f"{what}: {why}")
-    return {"is_compiled": True, "why": why}
+    return {"is_compiled": is_used, "why": why}
 
 
-def _in_words(found: Compiled, num_pictures: int) -> str:
+def _in_words(found: Compiled, num_pictures: int, is_used: bool) -> str:
     took = f"compiled in {found.seconds_to_compile:.0f} s, {1e3 * found.eager:.3g} -> {1e3 * found.compiled:.3g} ms a picture"
     if math.isinf(found.break_even):
-        return f"{took}: not faster here, fast=off leaves it out"
+        return f"{took}: not faster here, {'fast=auto leaves it out' if is_used else 'so it is not used'}"
     return f"{took}: pays from {found.break_even:,.0f} pictures on, and this run has {num_pictures:,}"

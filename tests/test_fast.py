@@ -174,8 +174,22 @@ def test_what_is_compiled_is_said_with_its_break_even(distill, teacher, monkeypa
     assert code == 0, err
     pays = "compiled in 60 s, 5 -> 3 ms a picture: pays from 30,000 pictures on, and this run has 40"  # one view: the rest is read from the cache
     assert f"teacher: {pays}" in err
-    assert "student and losses: compiled in 60 s, 5 -> 6 ms a picture: not faster here, fast=off leaves it out" in err
+    assert "student and losses: compiled in 60 s, 5 -> 6 ms a picture: not faster here, fast=auto leaves it out" in err
     assert decided()["compiled"]["teacher"] == {"is_compiled": True, "why": pays}
+
+
+@pytest.mark.parametrize("compiled", [0.003, 0.006])
+def test_auto_uses_only_what_is_faster(distill, teacher, monkeypatch, compiled):
+    def compile_teacher(teacher, batch):
+        teacher.answer = lambda images: pytest.fail("answered by the slower form") if compiled > 0.005 else teacher.network(images)
+        return Compiled(60.0, 0.005, compiled)
+
+    monkeypatch.setattr(fast_compile, "compile_teacher", compile_teacher)
+    monkeypatch.setattr(fast_compile, "_why_not", lambda *_: None)
+    code, _, err = distill("train", *teacher)
+    assert code == 0, err
+    assert decided()["compiled"]["teacher"]["is_compiled"] is (compiled < 0.005)
+    assert ("teacher: compiled in 60 s, 5 -> 6 ms a picture: not faster here, so it is not used" in err) is (compiled > 0.005)
 
 
 LONG = [("cuda", 0.001, 156_775, True), ("cuda", 0.001, 156_774, False), ("mps", 1.0, 10**9, False)]
