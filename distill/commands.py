@@ -114,6 +114,20 @@ def check_losses(options: argparse.Namespace) -> None:
     check_file(options.file, options.arguments)
 
 
+def list_models(options: argparse.Namespace) -> None:
+    from distill.models_command import list_models
+
+    list_models(options.pattern, as_json=options.json)
+
+
+def show_model(options: argparse.Namespace) -> None:
+    if options.size is not None and options.size < 1:
+        raise RecipeError(f"--size {options.size}: a number of pixels, such as 224")
+    from distill.models_command import show_model
+
+    show_model(options.name, image_size=options.size, as_json=options.json)
+
+
 def plan_cache(options: argparse.Namespace) -> None:
     from distill.caching.plan import plan
 

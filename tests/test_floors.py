@@ -68,6 +68,7 @@ FLOORS = {
     "distill.teacher_store": 6,
     "distill.job": 6,
     "distill.losses_command": 6,
+    "distill.models_command": 6,
     "distill.data_check_command": 6,
     "distill.data_prepare_command": 6,
     "distill.new_loss": 6,
@@ -77,6 +78,7 @@ FLOORS = {
     "distill.evaluating": 7,
     "distill.commands": 8,
     "distill.cli": 8,
+    "distill.cli_options": 8,
     "distill.run": 8,
     "distill.__main__": 8,
 }

@@ -72,6 +72,11 @@ def model_exists(name: str) -> str | None:
     return f"model {name!r} is unknown: {family} has {len(known)} models, not this one{did_you_mean(name, [f'{family}/{k}' for k in known])}"
 
 
+def model_names() -> dict[str, list[str]]:
+    """Every name that create_model knows, by family: "distill" for our own, "torchvision" and "timm" with these before the slash."""
+    return {"distill": list(RESNETS)} | {family: [f"{family}/{name}" for name in sorted(names())] for family, names in _FAMILIES.items()}
+
+
 def find_head(model: nn.Module) -> tuple[str, nn.Linear]:
     """Path and module of the classifier: fc, what timm's get_classifier names, else the last linear layer. Raises RecipeError without one."""
     paths = {module: path for path, module in model.named_modules() if isinstance(module, nn.Linear)}
