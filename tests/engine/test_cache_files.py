@@ -351,8 +351,9 @@ def test_two_processes_that_write_the_same_rows_leave_the_answer_of_one_of_them_
 
 def test_processes_killed_while_they_write_leave_no_wrong_row(tmp_path):
     cache, chance = folder(tmp_path / "c", num_rows=400), np.random.default_rng(0)
-    file, whole = cache.view(0), 0
-    for kill in range(10):
+    file, whole, kill = cache.view(0), 0, 0
+    while kill < 10 or whole <= 300:  # a busy machine writes fewer rows in the same time
+        assert kill < 200
         barrier = multiprocessing.get_context("fork").Barrier(2)
         writer = start(cache.path, 1 + kill, chance.permutation(400).tolist(), barrier, 1000)
         barrier.wait()
@@ -362,8 +363,7 @@ def test_processes_killed_while_they_write_leave_no_wrong_row(tmp_path):
         found, hashes, is_whole = file.read(slice(None))
         assert all(row.min() == row.max() and 1 <= row[0] <= 1 + kill for row in found[is_whole])
         assert (hashes[is_whole] == np.flatnonzero(is_whole)).all()
-        whole = int(is_whole.sum())
-    assert whole > 300
+        whole, kill = int(is_whole.sum()), kill + 1
 
 
 def test_view_file_says_what_it_takes(tmp_path):
