@@ -77,23 +77,27 @@ def publish(options: argparse.Namespace, table: Table, values: Mapping[str, Any]
     console = Console()
     console = console if console.is_terminal else Console(width=200)  # rich assumes 80 columns in a file, and would break lines there
     console.print(screen, f"In the clock: {conditions.clock}", markup=False, highlight=False)
-    write_json(options, values, conditions)
+    facts = _environment(options, conditions)  # once: both files tell the same date
+    _write_json(options, values, conditions, facts)
     if options.markdown:
-        write_text(options.markdown, markdown(options, table, conditions))
+        write_text(options.markdown, markdown(table, conditions, facts))
 
 
 def write_json(options: argparse.Namespace, values: Mapping[str, Any], conditions: Conditions) -> None:
     """Where --json asks for it. A benchmark that takes long does so now and then: what is measured stays, however it ends."""
+    _write_json(options, values, conditions, _environment(options, conditions))
+
+
+def _write_json(options: argparse.Namespace, values: Mapping[str, Any], conditions: Conditions, facts: Mapping[str, Any]) -> None:
     if options.json:
-        record = {**values, "settings": _settings(options), "clock": conditions.clock, "environment": _environment(options, conditions)}
+        record = {**values, "settings": _settings(options), "clock": conditions.clock, "environment": facts}
         write_text(options.json, json.dumps(record, indent=2, allow_nan=False) + "\n")
 
 
-def markdown(options: argparse.Namespace, table: Table, conditions: Conditions) -> str:
+def markdown(table: Table, conditions: Conditions, facts: Mapping[str, Any]) -> str:
     """The table, and below it all that it holds for."""
     rows = [table.columns, ["---"] * len(table.columns), *table.rows]
     lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
-    facts = _environment(options, conditions)
     where = f"{facts['processor']}, {facts['num_cores']} core(s), {facts['device']}, {facts['precision']}"
     how = f"{facts['num_processes']} process(es) of {facts['num_threads']} thread(s)"
     versions = ", ".join(f"{name} {version}" for name, version in {"Python": facts["python"], **facts["versions"]}.items() if version)
