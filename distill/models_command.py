@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import fnmatch
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,12 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from distill.errors import RecipeError
+from distill.errors import DistillError, RecipeError
+from distill.models.hooks import FeatureHooks
 from distill.models.published import Published, published_weights
+from distill.models.stages import find_stages
 from distill.models.zoo import create_model, head_path, model_exists, model_names
 from distill.suggestion import did_you_mean
 
-_STAGES = ("layer1", "layer2", "layer3", "layer4")
 _NUM_CLASSES, _SIZE = 1000, 224  # pixels
 
 
@@ -77,29 +77,21 @@ def _matching(pattern: str, names: Sequence[str]) -> list[str]:
 
 def _run(model: nn.Module, name: str, size: int) -> tuple[float, list[Stage]]:
     """(1e9 multiply-accumulates for one picture, the stages)"""
-    paths, shapes = _stage_paths(model), {}
-    with contextlib.ExitStack() as hooks:
-        for path in paths.values():
-            handle = model.get_submodule(path).register_forward_hook(lambda _, __, output, path=path: shapes.update({path: output}))
-            hooks.callback(handle.remove)
-        try:
-            with torch.no_grad(), FlopCounterMode(display=False) as counter:
-                model(torch.zeros(1, 3, size, size))
-        except (RuntimeError, AssertionError, ValueError) as error:  # each network has its own way to refuse a size
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise RecipeError(f"model {name!r} can't take pictures of {size} px: {reason}") from error
-    stages = [Stage(feature, path, tuple(shapes[path].shape[1:])) for feature, path in paths.items() if isinstance(shapes.get(path), Tensor)]
-    return counter.get_total_flops() / 2e9, stages
+    paths = find_stages(model)
+    try:
+        gmacs, features = _forward(model, paths, size)
+    except (RuntimeError, AssertionError, ValueError) as error:  # each network has its own way to refuse a size
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise RecipeError(f"model {name!r} can't take pictures of {size} px: {reason}") from error
+    except DistillError:  # its stages give lists
+        gmacs, features = _forward(model, (), size)
+    return gmacs, [Stage(feature, paths[feature], tuple(tensor.shape[1:])) for feature, tensor in features.items()]
 
 
-def _stage_paths(model: nn.Module) -> dict[str, str]:
-    """Feature -> module path: layer1 to layer4 where the network has them, else what timm's feature_info names, under its paths."""
-    children = dict(model.named_children())
-    if all(stage in children for stage in _STAGES):
-        return {stage: stage for stage in _STAGES}
-    modules = dict(model.named_modules())
-    paths = [one["module"] for one in getattr(model, "feature_info", None) or ()]
-    return {path: path for path in paths if path in modules}
+def _forward(model: nn.Module, names: Iterable[str], size: int) -> tuple[float, dict[str, Tensor]]:
+    with FeatureHooks(model, names) as hooks, torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(torch.zeros(1, 3, size, size))
+        return counter.get_total_flops() / 2e9, hooks.pop()
 
 
 def _print_overview(families: dict[str, list[str]]) -> None:
@@ -116,7 +108,8 @@ def _print_model(found: dict[str, Any], stages: Sequence[Stage], weights: Sequen
     print(f"{found['name']}: {found['parameters'] / 1e6:,.2f} M parameters with {_NUM_CLASSES:,} classes; {found['gmacs']:,.2f} GMACs at {size} px")
     print(f"classifier: {found['classifier'] or 'no linear layer'}\n")
     if stages:
-        _print_columns((f"feature ({size} px)", "shape"), [(stage.feature, " x ".join(map(str, stage.shape))) for stage in stages])
+        rows = [(stage.feature, stage.module, " x ".join(map(str, stage.shape))) for stage in stages]
+        _print_columns(("feature", "module", f"shape ({size} px)"), rows)
     else:
         print("stages: it names none; a loss can ask for any module by its path, such as layers=[features.5]")
     if not weights:

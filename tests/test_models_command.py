@@ -60,16 +60,22 @@ def test_show_takes_stages_from_what_the_network_says_and_pictures_of_any_size(d
     assert code == 0
     assert "GMACs at 64 px" in out
     lines = [line.split() for line in out.splitlines()]
-    assert ["stages.0", "24", "x", "16", "x", "16"] in lines
-    assert ["stages.3", "64", "x", "2", "x", "2"] in lines
+    assert ["layer1", "stages.0", "24", "x", "16", "x", "16"] in lines
+    assert ["layer4", "stages.3", "64", "x", "2", "x", "2"] in lines
 
 
-def test_show_of_a_network_without_stages_or_with_none_of_the_weights(distill):
+def test_show_finds_the_stages_of_a_network_that_says_nothing_of_them(distill):
     code, out, _ = distill("models", "show", "torchvision/squeezenet1_1", "--size", "64")
     assert code == 0
-    assert "stages: it names none" in out
+    assert ["layer3", "features.7", "256", "x", "7", "x", "7"] in [line.split() for line in out.splitlines()]
     assert "classifier: no linear layer" in out
     assert "58.18%" in out
+
+
+def test_show_of_a_network_whose_stages_give_lists_says_that_there_are_none(distill):
+    code, out, _ = distill("models", "show", "timm/hrnet_w18_small", "--size", "64")
+    assert code == 0
+    assert "stages: it names none" in out
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -10,21 +11,23 @@ import torch
 from torch import Tensor, nn
 
 from distill.errors import DistillError, RecipeError
+from distill.models.layouts import as_map_or_vector, num_prefix_tokens
+from distill.models.stages import find_stages
 from distill.models.zoo import find_head
 from distill.structures import FeatureShape
 from distill.suggestion import did_you_mean
 
 _BEFORE = ".pre"
 _ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish)
-_STAGES = ("layer1", "layer2", "layer3", "layer4")
 
 
 class FeatureHooks:
     """Catches features by name while the network runs as usual; pop() hands them out and forgets them.
 
-    Names: "layer1" .. "layer4", "last" (the last stage), "pooled" (the classifier's input, [N, D]), "layer3.pre" (a stage's values before its
-    last activation) or any module path ("layer3.0.conv2").
-    aliases maps such a name to the module path that stands for it in another network; an aliased "pooled" is that module's output, flattened.
+    Names: "layer1" .. "layer4" (in a network without such modules, the stages that `find_stages` finds), "last" (the last stage), "pooled" (the
+    classifier's input, [N, D]), "layer3.pre" (a stage's values before its last activation) or any module path ("layer3.0.conv2").
+    aliases maps such a name to the module path that stands for it; an aliased "pooled" is that module's output, flattened.
+    Tokens [N, L, D] and channels-last maps [N, H, W, C] are handed out as maps [N, C, H, W]; see layouts.py.
     A module that runs twice in one forward leaves its last output. Gradients flow through what is caught.
 
     A ReLU in place behind a module (each bn1, bn2 and bn3 of a ResNet has one) overwrites that module's output after the hook has run.
@@ -36,6 +39,7 @@ class FeatureHooks:
 
     def __init__(self, model: nn.Module, names: Iterable[str], aliases: Mapping[str, str] = MappingProxyType({})):
         modules = dict(model.named_modules())
+        self._num_prefix_tokens = num_prefix_tokens(model)
         sources = {name: _resolve(model, modules, name, aliases) for name in dict.fromkeys(names)}  # all names, before any hook is set
         catchers = {source: _Catcher(*source) for source in sources.values()}
         self._catchers = {name: catchers[source] for name, source in sources.items()}
@@ -66,7 +70,10 @@ class FeatureHooks:
                 "(a forward comes before each pop, and hooks are set before torch.compile)"
             )
         popped = {catcher: catcher.take() for catcher in dict.fromkeys(self._catchers.values())}
-        return {name: popped[one].flatten(1) if name == "pooled" else popped[one] for name, one in self._catchers.items()}
+        return {name: self._laid_out(name, popped[one]) for name, one in self._catchers.items()}
+
+    def _laid_out(self, name: str, feature: Tensor) -> Tensor:
+        return feature.flatten(1) if name == "pooled" else as_map_or_vector(feature, self._num_prefix_tokens)
 
     def remove(self) -> None:
         """Takes the hooks off the network and forgets what they caught. A second call does nothing."""
@@ -184,7 +191,9 @@ def _too_small(image_size: int, reason: str) -> str:
 
 def _shape(name: str, feature: Tensor, image_size: int) -> FeatureShape:
     if feature.dim() not in (2, 4):
-        raise RecipeError(f"feature {name!r} has shape {list(feature.shape)}: losses take maps [N, C, H, W] and vectors [N, D] only")
+        raise RecipeError(
+            f"feature {name!r} has shape {list(feature.shape)}: losses take maps [N, C, H, W], vectors [N, D], and tokens [N, L, D] of a square grid"
+        )
     if 0 in feature.shape:
         raise RecipeError(_too_small(image_size, f"{name} becomes {list(feature.shape)}"))
     return FeatureShape(*feature.shape[1:])
@@ -196,11 +205,19 @@ def _resolve(model: nn.Module, modules: Mapping[str, nn.Module], name: str, alia
         return find_head(model)[0], True
     if (stage := _stage_name(name, aliases)) != name:
         return _last_activation(model, modules, *_resolve(model, modules, stage, aliases)), True
-    path = aliases.get(name) or (_last_stage(model, modules) if name == "last" else name)
+    path = aliases.get(name) or _canonical(model, modules, name, aliases)
     if path in modules and path:
         return path, False
     asked = repr(name) if path in (name, None) else f"{name!r} (mapped to {path!r})"
-    raise RecipeError(f"{type(model).__name__} has no feature {asked}; {_known(modules)}{did_you_mean(path or name, [*modules, 'pooled', 'last'])}")
+    raise RecipeError(f"{type(model).__name__} has no feature {asked}; {_known(model, modules)}{did_you_mean(path or name, [*modules, 'pooled', 'last'])}")
+
+
+def _canonical(model: nn.Module, modules: Mapping[str, nn.Module], name: str, aliases: Mapping[str, str]) -> str | None:
+    """Path for a name without an alias; None for the last stage of a network that has none."""
+    if name in modules or not re.fullmatch(r"layer\d|last", name):
+        return name
+    stages = find_stages(model) | {stage: path for stage, path in aliases.items() if stage.startswith("layer")}
+    return stages.get(name, name) if name != "last" else next(reversed(stages.values()), None)
 
 
 def _stage_name(name: str, aliases: Mapping[str, str]) -> str:
@@ -218,17 +235,10 @@ def _last_activation(model: nn.Module, modules: Mapping[str, nn.Module], path: s
     raise RecipeError(f"{type(model).__name__}'s {path!r} does not end in an activation that could be looked before; name another layer or drop .pre")
 
 
-def _last_stage(model: nn.Module, modules: Mapping[str, nn.Module]) -> str | None:
-    """layer4, else the last stage that timm's feature_info names; None for a network that says nothing."""
-    if "layer4" in modules:
-        return "layer4"
-    stages = getattr(model, "feature_info", None)
-    return stages[-1]["module"] if stages else None
-
-
-def _known(modules: Mapping[str, nn.Module]) -> str:
+def _known(model: nn.Module, modules: Mapping[str, nn.Module]) -> str:
     """Stages and top-level modules by name; only the count of the rest, which may be hundreds."""
-    stages = [name for name in _STAGES if name in modules]
+    stages = find_stages(model)
+    shown = [name if name == path else f"{name} ({path})" for name, path in stages.items()]
     others = [path for path in modules if path and "." not in path and path not in stages]
-    deeper = len(modules) - 1 - len(stages) - len(others)
-    return f"it has {', '.join([*stages, 'pooled', 'last', *others])} and {deeper} modules inside these, by path such as layer3.0.conv2"
+    deeper = len(modules) - 1 - sum(name in modules for name in stages) - len(others)
+    return f"it has {', '.join([*shown, 'pooled', 'last', *others])} and {deeper} modules inside these, by path such as layer3.0.conv2"

@@ -257,9 +257,10 @@ def test_unknown_alias_is_named_with_its_path(model):
         FeatureHooks(model, ["layer3"], {"layer3": "blocks.7"})
 
 
-def test_last_of_a_network_that_says_nothing_is_an_error():
+def test_last_of_a_network_without_maps_is_an_error():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 4))
     with pytest.raises(RecipeError, match="no feature 'last'"):
-        FeatureHooks(_Tiny(), ["last"])
+        FeatureHooks(model, ["last"])
 
 
 def test_output_that_is_no_tensor_is_an_error():
@@ -354,8 +355,22 @@ def test_wrong_channel_count_is_not_blamed_on_the_size(model):
         measure_shapes(model, FeatureHooks(model, ["layer1"]), 32, in_channels=1)
 
 
-def test_tokens_are_neither_map_nor_vector():
-    model = timm.create_model("test_vit", num_classes=4)
-    hooks = FeatureHooks(model, ["blocks.0"])
-    with pytest.raises(RecipeError, match=r"'blocks.0' has shape \[2, \d+, \d+\]"):
-        measure_shapes(model, hooks, model.default_cfg["input_size"][-1])
+def test_tokens_are_handed_out_as_maps():
+    model = timm.create_model("test_vit", num_classes=4).eval()
+    size = model.default_cfg["input_size"][-1]
+    hooks = FeatureHooks(model, ["layer4", "pooled"])
+    assert measure_shapes(model, hooks, size) == {"layer4": FeatureShape(64, size // 16, size // 16), "pooled": FeatureShape(64)}
+    images = torch.randn(2, 3, size, size)
+    tokens = []
+    model.blocks[-1].register_forward_hook(lambda module, inputs, output: tokens.append(output))
+    logits = model(images)
+    features = hooks.pop()
+    assert torch.equal(features["layer4"][:, :, 0, 1], tokens[0][:, 2])  # after the class token, row by row
+    assert torch.equal(features["layer4"][:, :, 1, 0], tokens[0][:, 1 + size // 16])
+    assert torch.equal(model.head(features["pooled"]), logits)
+
+
+def test_tokens_of_no_square_grid_are_neither_map_nor_vector():
+    model = nn.Sequential(nn.Conv2d(3, 7, 1, stride=(1, 2)), nn.Flatten(2))
+    with pytest.raises(RecipeError, match=r"'1' has shape \[2, 7, 450\].*tokens \[N, L, D\] of a square grid"):
+        measure_shapes(model, FeatureHooks(model, ["1"]), 30)
