@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
 import importlib.util
 import inspect
@@ -13,24 +14,33 @@ from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
+from typing import Any
+
+from torch import nn
 
 import distill.data.sources
 import distill.losses
 from distill.data.sources.base import DataSource
 from distill.errors import RecipeError
 from distill.losses.base import DistillLoss
+from distill.models.resnet import RESNETS
+from distill.models.zoo import Builders
 
-_BASES = {"losses": DistillLoss, "sources": DataSource}
+_BASES = {"losses": DistillLoss, "sources": DataSource, "models": nn.Module}
+_WORDS = {"losses": "loss", "sources": "data source", "models": "model"}
 _PACKAGES = {"losses": distill.losses, "sources": distill.data.sources}
 
 
 class Catalogue:
-    """The names that a recipe may use for losses and data sources, and where each comes from. A class is imported when it is asked for."""
+    """The names that a recipe may use for losses, data sources and, beside those of `models.zoo`, models, and where each comes from. A class is
+    imported when it is asked for."""
 
     def __init__(self, plugins: Sequence[str] = ()):
         """plugins: files or modules that the user named. Raises RecipeError if one can't be used or two places claim one name."""
         self.plugins = list(dict.fromkeys(plugins))
         self._places: dict[str, dict[str, tuple[str, Callable[[], type]]]] = {kind: {} for kind in _BASES}
+        for name in RESNETS:
+            self._add("models", name, "distill.models.resnet", lambda name=name: RESNETS[name])
         for kind, package in _PACKAGES.items():
             for module in pkgutil.iter_modules(package.__path__):
                 if module.name != "base" and not module.name.startswith("_"):
@@ -42,15 +52,20 @@ class Catalogue:
             self._add_plugin(plugin)
 
     def names(self, kind: str) -> list[str]:
-        """All names of a kind, "losses" or "sources", in alphabetical order."""
+        """All names of a kind, "losses", "sources" or "models", in alphabetical order."""
         return sorted(self._places[kind])
+
+    @property
+    def models(self) -> Builders:
+        """What builds each network that is not ours, for `models.zoo.create_model`."""
+        return {name: functools.partial(_build, load) for name, (_, load) in self._places["models"].items() if name not in RESNETS}
 
     def get(self, kind: str, name: str) -> type:
         """The class. Raises RecipeError with the nearest name if there is none."""
         if name not in self._places[kind]:
             close = difflib.get_close_matches(name, self.names(kind), 1)
             guess = f"did you mean {close[0]!r}? " if close else ""
-            what = "loss" if kind == "losses" else "data source"
+            what = _WORDS[kind]
             raise RecipeError(
                 f"unknown {what} {name!r}; {guess}there are: {', '.join(self.names(kind))} (a {what} of your own comes with --plugin FILE)"
             )
@@ -65,10 +80,21 @@ class Catalogue:
         module, found = import_plugin(plugin), 0
         for kind, base in _BASES.items():
             for cls in subclasses(module, base):
+                if kind == "models" and not _is_network(cls):
+                    continue
                 self._add(kind, snake_case(cls.__name__), f"{plugin}:{cls.__name__}", lambda cls=cls: cls)
                 found += 1
         if not found:
-            raise RecipeError(f"--plugin {plugin}: no subclass of DistillLoss or DataSource is defined there")
+            raise RecipeError(f"--plugin {plugin}: no subclass of DistillLoss or DataSource is defined there, nor a Module that takes num_classes")
+
+
+def _is_network(cls: type) -> bool:
+    """Not a block, a loss or a wrapper: what gives logits is told how many."""
+    return not issubclass(cls, DistillLoss) and "num_classes" in inspect.signature(cls).parameters
+
+
+def _build(load: Callable[[], type], **arguments: Any) -> nn.Module:
+    return load()(**arguments)
 
 
 def snake_case(name: str) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from distill.errors import DistillError, RecipeError
 from distill.models.layouts import as_map_or_vector, num_prefix_tokens
+from distill.models.modes import in_eval_mode
 from distill.models.stages import find_stages
 from distill.models.zoo import find_head
 from distill.structures import FeatureShape
@@ -161,28 +162,29 @@ def measure_shapes(
 def _dry_run(model: nn.Module, image_size: int, in_channels: int, device: torch.device | str | None) -> None:
     weight = next(parameter for parameter in model.parameters() if parameter.is_floating_point())
     images = torch.zeros(2, in_channels, image_size, image_size, dtype=weight.dtype, device=device or weight.device)
-    training = {module: module.training for module in model.modules()}
-    try:
-        model.eval()
-        with torch.no_grad():
-            model(images)
-    finally:
-        for module, was_training in training.items():  # one by one: a frozen part may be in eval mode inside a model in train mode
-            module.training = was_training
+    with in_eval_mode(model), torch.no_grad():
+        model(images)
 
 
 def _why_not(model: nn.Module, image_size: int, in_channels: int, device: torch.device | str | None, error: Exception) -> str:
-    """Too small, if bigger pictures pass; else whatever the network itself says."""
+    """Too small, if bigger pictures pass; of another size than the network is made for; else whatever the network itself says."""
     reason = next(iter(str(error).splitlines()), type(error).__name__)
-    try:
-        _dry_run(model, 224, in_channels, device)
-    except (RuntimeError, AssertionError, ValueError):
-        is_too_small = False
-    else:
-        is_too_small = image_size < 224
-    if is_too_small:
-        return _too_small(image_size, reason)
+    if image_size != 224 and _passes(model, 224, in_channels, device):
+        if image_size < 224 and any(_passes(model, image_size + step, in_channels, device) for step in (32, 64)):
+            return _too_small(image_size, reason)
+        return (
+            f"{type(model).__name__} is made for pictures of 224 px, not of {image_size} ({reason}): a teacher is shown larger ones with "
+            f"teacher.image_size: 224; most transformers of timm are built for others with arguments: {{img_size: {image_size}}}"
+        )
     return f"{type(model).__name__} can't take pictures of {in_channels} channels and {image_size} px: {reason}"
+
+
+def _passes(model: nn.Module, image_size: int, in_channels: int, device: torch.device | str | None) -> bool:
+    try:
+        _dry_run(model, image_size, in_channels, device)
+    except (RuntimeError, AssertionError, ValueError):
+        return False
+    return True
 
 
 def _too_small(image_size: int, reason: str) -> str:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from distill.models.layouts import as_map_or_vector, num_prefix_tokens
+from distill.models.modes import in_eval_mode
 
 _NUM_STAGES = 4
 _SIZES = (224, 64, 32, 256, 384)  # pixels a side of the picture that is tried: most take any, some transformers their own only
@@ -102,16 +103,10 @@ def _run(model: nn.Module) -> dict[str, _Seen]:
 
 
 def _takes(model: nn.Module, size: int) -> bool:
-    """Runs it in eval mode, and leaves its modes as they were."""
     weight = next((parameter for parameter in model.parameters() if parameter.is_floating_point()), torch.zeros(()))
-    training = {module: module.training for module in model.modules()}
     try:
-        model.eval()
-        with torch.no_grad():
+        with in_eval_mode(model), torch.no_grad():
             model(torch.zeros(1, 3, size, size, dtype=weight.dtype, device=weight.device))
     except (RuntimeError, AssertionError, ValueError):  # each network has its own way to refuse a size
         return False
-    finally:
-        for module, was_training in training.items():
-            module.training = was_training
     return True

@@ -1,4 +1,4 @@
-"""Where weights come from: a file, a run folder, torchvision:TAG or timm:NAME. Nothing here touches a network that is to be loaded."""
+"""Where weights come from: a file, a run folder, torchvision:TAG, timm:NAME, hf-hub:NAME or local-dir:FOLDER. Nothing here touches a network that is to be loaded."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from distill.errors import DataError, RecipeError
+from distill.models.about_weights import About, about_weights
 from distill.models.resnet import RESNETS
+from distill.models.saved import is_saved, weight_file
 from distill.models.weight_files import file_sha256, read_weight_file, tensors_sha256
 from distill.models.zoo import model_exists
 from distill.suggestion import did_you_mean
@@ -19,13 +21,11 @@ _STUDENT_FILE = "student.safetensors"
 
 @dataclass(frozen=True)
 class WeightsSource:
-    """Tensors as they are in the source, and what pictures they were trained on; None where a file does not say."""
+    """Tensors as they are in the source, and what it says of them."""
 
     tensors: dict[str, Tensor]
     sha256: str  # of the file, or of the tensors where a library hands them over
-    mean: tuple[float, ...] | None = None  # per channel, of pictures in [0, 1]
-    std: tuple[float, ...] | None = None
-    image_size: int | None = None  # pixels
+    about: About
 
 
 def read_source(source: str, model_name: str) -> WeightsSource:
@@ -35,6 +35,9 @@ def read_source(source: str, model_name: str) -> WeightsSource:
         return _from_torchvision(tag, model_name)
     if library == "timm":
         return _from_timm(tag)
+    if is_saved(source):
+        path = weight_file(source)
+        return WeightsSource(read_weight_file(path), file_sha256(path), about_weights(source, model_name))
     try:
         path = Path(source).expanduser()
         is_folder, is_there = path.is_dir(), path.exists()
@@ -45,9 +48,10 @@ def read_source(source: str, model_name: str) -> WeightsSource:
         if not path.is_file():
             raise DataError(f"weights {source!r}: the folder has no {_STUDENT_FILE}; name a finished run's folder, or a file")
     elif not is_there:
-        hint = did_you_mean(library, ("torchvision", "timm")) if tag else ""
-        raise DataError(f"weights {source!r}: there is no such file or folder, and it is not torchvision:TAG or timm:NAME{hint}")
-    return WeightsSource(read_weight_file(path), file_sha256(path))
+        hint = did_you_mean(library, ("torchvision", "timm", "hf-hub", "local-dir")) if tag else ""
+        kinds = "torchvision:TAG, timm:NAME, hf-hub:NAME or local-dir:FOLDER"
+        raise DataError(f"weights {source!r}: there is no such file or folder, and it is not {kinds}{hint}")
+    return WeightsSource(read_weight_file(path), file_sha256(path), about_weights(source, model_name))
 
 
 def _from_torchvision(tag: str, model_name: str) -> WeightsSource:
@@ -74,8 +78,7 @@ def _from_torchvision(tag: str, model_name: str) -> WeightsSource:
             else f"without internet here, fetch {weights.url} elsewhere and put it at {file} (or under another TORCH_HOME)"
         )
         raise DataError(f"weights 'torchvision:{tag}' could not be downloaded or read ({_first_line(error)}): {advice}") from error
-    view = weights.transforms()
-    return WeightsSource(dict(tensors), tensors_sha256(tensors), tuple(view.mean), tuple(view.std), view.crop_size[0])
+    return WeightsSource(dict(tensors), tensors_sha256(tensors), about_weights(f"torchvision:{tag}", model_name))
 
 
 def _from_timm(name: str) -> WeightsSource:
@@ -96,8 +99,7 @@ def _from_timm(name: str) -> WeightsSource:
             "or copy a Hugging Face cache that has it and point HF_HOME there"
         ) from error
     tensors = model.state_dict()
-    picture = model.pretrained_cfg
-    return WeightsSource(tensors, tensors_sha256(tensors), tuple(picture["mean"]), tuple(picture["std"]), image_size=picture["input_size"][-1])
+    return WeightsSource(tensors, tensors_sha256(tensors), about_weights(f"timm:{name}", f"timm/{name}"))
 
 
 def _first_line(error: Exception) -> str:

@@ -50,7 +50,8 @@ class _Misfit:
 def load_weights(model: nn.Module, model_name: str, source: str, *, num_classes: int, new_head: bool = False, role: str = "teacher") -> WeightsReport:
     """Copies weights into the network, in the network's own dtype and on its device.
 
-    source: a .safetensors, .pth, .pt, .bin, .ckpt or .tar file, a run's folder, torchvision:IMAGENET1K_V2 or timm:resnet50.a1_in1k.
+    source: a .safetensors, .pth, .pt, .bin, .ckpt or .tar file, a run's folder, torchvision:IMAGENET1K_V2, timm:resnet50.a1_in1k,
+    hf-hub:timm/resnet50.a1_in1k or local-dir:FOLDER.
     num_classes: how many the data have. new_head: leave the classifier as initialised, whatever the file holds for it.
     role: "teacher" or "student", the recipe's section that messages point to.
     Raises DataError, or RecipeError for a tag that does not exist; the network is untouched then.
@@ -70,7 +71,7 @@ def load_weights(model: nn.Module, model_name: str, source: str, *, num_classes:
     _refuse_values(fitting, ours, f"weights {source!r}")
     # strict=False only for what _compare lets pass: the skipped head, and counters that old or frozen norms don't have
     model.load_state_dict(fitting, strict=False)
-    return WeightsReport(source, found.sha256, found.mean, found.std, found.image_size, new_head)
+    return WeightsReport(source, found.sha256, found.about.mean, found.about.std, found.about.image_size, new_head)
 
 
 def _refuse_values(tensors: Mapping[str, Tensor], ours: Mapping[str, Tensor], where: str) -> None:

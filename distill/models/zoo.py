@@ -1,9 +1,11 @@
-"""Networks by name: our ResNets by plain name, anything of torchvision or timm as torchvision/NAME and timm/NAME."""
+"""Networks by name: our ResNets and those of plug-ins by plain name, anything of torchvision or timm as torchvision/NAME and timm/NAME, and what
+timm has saved as hf-hub:ORGANISATION/NAME and local-dir:FOLDER."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -13,8 +15,11 @@ from torchvision.ops import FrozenBatchNorm2d
 from distill.errors import RecipeError
 from distill.models.norms import make_norm_layer
 from distill.models.resnet import RESNETS, STEMS
+from distill.models.saved import folder_of, is_saved, what_is_wrong
 from distill.structures import FeatureShape, ModelInfo, Norm
 from distill.suggestion import did_you_mean
+
+Builders = Mapping[str, Callable[..., nn.Module]]  # name -> what builds a plug-in's network, given num_classes and its own arguments
 
 # What a recipe says elsewhere, or (pretrained, weights, ...) must not say here: weights are loaded and checked by weights.py alone.
 _RESERVED = {"num_classes", "norm", "norm_layer", "stem", "in_channels", "in_chans", "pretrained", "weights", "weights_backbone"}
@@ -30,19 +35,21 @@ def create_model(
     stem: str = "imagenet",
     in_channels: int = 3,
     arguments: Mapping[str, Any] | None = None,
+    plugins: Builders = MappingProxyType({}),
 ) -> nn.Module:
     """A network with random weights from torch's global generator: images [N, in_channels, H, W] -> logits [N, num_classes].
 
     norm (see norms.py), stem and in_channels are our ResNets' own; timm's networks take in_channels too. arguments go to the constructor.
-    Raises RecipeError for an unknown name, an unknown argument, or an option that the network's family does not have.
+    plugins: names beside the known ones. Raises RecipeError for an unknown name, an unknown argument, or an option that the network's family does
+    not have, DataError for a hub that can't be reached.
     """
-    if problem := model_exists(name):
+    if problem := model_exists(name, plugins):
         raise RecipeError(problem)
     arguments = dict(arguments or {})
-    family, _, plain = name.rpartition("/")
+    family, plain = _family(name, plugins)
     if family:
         _refuse_own_options(name, family, norm=norm, stem=stem, in_channels=in_channels)
-    build = _builder(family, plain, norm, stem, in_channels)
+    build = plugins[name] if family == _PLUGIN else _builder(family, plain, norm, stem, in_channels)
     unknown = sorted(_RESERVED & arguments.keys())
     if unknown:
         raise RecipeError(f"model {name!r}: arguments can't set {', '.join(unknown)}; {_allowed_text(build)}")
@@ -55,21 +62,36 @@ def create_model(
         raise RecipeError(f"model {name!r}: {reason}; {_allowed_text(build)}") from error
 
 
-def model_exists(name: str) -> str | None:
-    """None if create_model knows the name, else the sentence that says what is wrong with it. Builds nothing."""
-    family, _, plain = name.rpartition("/")
+def model_exists(name: str, plugins: Builders = MappingProxyType({})) -> str | None:
+    """None if create_model knows the name, else the sentence that says what is wrong with it. Builds nothing, and asks no hub."""
+    family, plain = _family(name, plugins)
+    if family == _SAVED:
+        return what_is_wrong(name)
     if not family:
         if name in RESNETS:
             return None
         elsewhere = next((f"{other}/{name}" for other, names in _FAMILIES.items() if name in names()), "")
-        hint = f"; did you mean {elsewhere!r}?" if elsewhere else did_you_mean(name, RESNETS)
-        return f"model {name!r} is unknown: one of {', '.join(RESNETS)}, torchvision/NAME or timm/NAME{hint}"
+        hint = f"; did you mean {elsewhere!r}?" if elsewhere else did_you_mean(name, [*RESNETS, *plugins])
+        own = ", ".join([*RESNETS, *plugins])
+        return f"model {name!r} is unknown: one of {own}, torchvision/NAME, timm/NAME, hf-hub:ORGANISATION/NAME or local-dir:FOLDER{hint}"
+    if family == _PLUGIN:
+        return None
     if family not in _FAMILIES:
         return f"model {name!r} is unknown: before the slash comes torchvision or timm{did_you_mean(family, _FAMILIES)}"
     known = _FAMILIES[family]()
     if plain in known:
         return None
     return f"model {name!r} is unknown: {family} has {len(known)} models, not this one{did_you_mean(name, [f'{family}/{k}' for k in known])}"
+
+
+def _family(name: str, plugins: Builders) -> tuple[str, str]:
+    """(whose network it is, "" for our own; its name there)"""
+    if is_saved(name):
+        return _SAVED, name
+    if name in plugins:
+        return _PLUGIN, name
+    family, _, plain = name.rpartition("/")
+    return family, plain
 
 
 def model_names() -> dict[str, list[str]]:
@@ -127,6 +149,11 @@ def _builder(family: str, plain: str, norm: str, stem: str, in_channels: int) ->
         from torchvision.models import get_model
 
         return lambda **arguments: get_model(plain, weights=None, **arguments)
+    if family == _SAVED:
+        import timm
+
+        folder = folder_of(plain)  # timm reads config.json there: the architecture, and the arguments that it was built with
+        return lambda **arguments: timm.create_model(f"local-dir:{folder}", pretrained=False, in_chans=in_channels, **arguments)
     if family == "timm":
         import timm
 
@@ -139,7 +166,7 @@ def _builder(family: str, plain: str, norm: str, stem: str, in_channels: int) ->
 
 def _refuse_own_options(name: str, family: str, *, norm: str, stem: str, in_channels: int) -> None:
     options = {"norm": (norm, "batch"), "stem": (stem, "imagenet")}
-    if family == "torchvision":
+    if family in ("torchvision", _PLUGIN):
         options["in_channels"] = (in_channels, 3)
     for option, (value, default) in options.items():
         if value != default:
@@ -175,4 +202,5 @@ def _timm_names() -> set[str]:
     return {*timm.list_models(), *timm.list_models(pretrained=True)}  # with and without the tag of the weights
 
 
+_SAVED, _PLUGIN = "saved by timm", "plug-in"
 _FAMILIES: dict[str, Callable[[], Any]] = {"torchvision": _torchvision_names, "timm": _timm_names}
