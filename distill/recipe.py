@@ -1,26 +1,22 @@
 """What a recipe may say: each key with its type, limits, default and a line of description. No torch, no files, no import by name."""
 
 import difflib
-import math
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, Field, StrictBool, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, Field, StrictBool, ValidationError
 
 from distill.recipe_losses import LossEntry, Schedule
+from distill.recipe_networks import Cache, Network, Student, Teacher
+from distill.recipe_train import Train
 from distill.recipe_types import (
     Arguments,
-    BelowOne,
     Count,
     Inside,
     Label,
-    Milestones,
-    Norm,
     NotNegative,
-    Number,
     Pixels,
     Positive,
-    Precision,
     Ratio,
     RunName,
     Scale,
@@ -29,68 +25,11 @@ from distill.recipe_types import (
     Share,
     Text,
     Tracking,
-    UpToOne,
     Whole,
     number,
-    numbers,
 )
 
-
-class Network(Section):
-    """A network and how its inputs are normalised."""
-
-    model: Text = Field(description="Name of the architecture, such as resnet18, timm/resnet50d or torchvision/resnet50.")
-    norm: Norm = Field("batch", description="Normalisation: batch, sync (batch across GPUs), group or frozen.")
-    stem: Literal["imagenet", "small"] = Field("imagenet", description="First layers: imagenet (7x7, pooling) or small (3x3).")
-    arguments: Arguments = Field({}, description="Further arguments for the model's constructor.")
-    features: dict[str, Text] = Field({}, description="Canonical feature name -> module path, for models that are not our ResNets.")
-    weights: Text | None = Field(None, description="A file, a run folder or a published name; null for random weights.")
-    mean: Annotated[list[Number], numbers(3)] | None = Field(None, description="Mean per channel; null for the data's own.")
-    std: Annotated[list[Positive], numbers(3)] | None = Field(None, description="Spread per channel; null for the data's own.")
-
-
-class Student(Network):
-    """The small network that learns."""
-
-    new_head: StrictBool = Field(False, description="Replace the weights' last layer by a new one, for another number of classes.")
-    frozen: list[Text] = Field([], description="Module paths, such as layer1, that keep their weights and batch statistics.")
-
-
-class Cache(Section):
-    """Where the teacher's answers are kept, so that it is asked once for each view of a picture."""
-
-    use: Literal["auto", "on", "off"] = Field("auto", description="auto (where it can be used and pays), on (else stop) or off.")
-    folder: Text | None = Field(None, description="Folder of the kept answers; null for one found by what decides them.")
-    format: Literal["auto", "fp32", "bf16", "int8", "topk"] = Field("auto", description="How logits are kept; auto: bf16, many classes topk.")
-    top_k: Count = Field(16, description="Logits that topk keeps of each answer.")
-    features: list[Text] = Field([], description="Features kept beside the logits, such as pooled.")
-
-
-class Teacher(Network):
-    """The big network that is learned from."""
-
-    image_size: Pixels | None = Field(None, description="Size that the teacher sees the same view in; null for the student's.")
-    num_classes: Count | None = Field(None, description="Classes of the weights, where they are not the data's; no loss may then compare logits.")
-    weights: Text = Field("train", description="A file, a run folder, a published name, or train: train it first with its own recipe.")
-    recipe: Text | None = Field(None, description="The recipe that trains the teacher; needed when weights is train.")
-    overrides: Arguments = Field({}, description="Values merged into the teacher's recipe.")
-    cache: Cache = Field(Cache(), description="Where the teacher's answers are kept.")
-    check: StrictBool = Field(True, description="Score the teacher first and stop where it falls short.")
-    claimed_top1: UpToOne | None = Field(None, description="Top-1 fraction that the teacher's weights are said to reach.")
-
-    @field_validator("num_classes")
-    @classmethod
-    def _come_with_weights(cls, num_classes: int | None, info: ValidationInfo) -> int | None:
-        if num_classes is not None and info.data.get("weights") == "train":
-            raise ValueError("needs teacher.weights to name the weights: a teacher that is trained here has the data's classes")
-        return num_classes
-
-    @field_validator("recipe")
-    @classmethod
-    def _trained_by_something(cls, recipe: str | None, info: ValidationInfo) -> str | None:
-        if recipe is None and info.data.get("weights") == "train":
-            raise ValueError("must name the recipe that trains the teacher because teacher.weights is 'train'")
-        return recipe
+__all__ = ["Augment", "Cache", "Data", "LossEntry", "Network", "Recipe", "Student", "Teacher", "Train", "shown_value", "what_is_wrong"]
 
 
 class Augment(Section):
@@ -130,42 +69,6 @@ class Data(Section):
     labels: Literal["given", "none"] = Field("given", description="given, or none: training looks at no label, only at the teacher.")
     on_bad_image: Literal["error", "skip"] = Field("error", description="An unreadable image: error, or skip (another one of its class).")
     augment: Augment = Field(Augment(), description="How training images are varied.")
-
-
-class Train(Section):
-    """How long and with which optimizer."""
-
-    epochs: Count = Field(description="Passes over the training images.")
-    max_steps: Count | None = Field(None, description="Stop after this many steps; null for all epochs.")
-    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="sgd or adamw.")
-    lr: Positive = Field(description="Highest learning rate.")
-    momentum: BelowOne = Field(0.9, description="Momentum of sgd.")
-    nesterov: StrictBool = Field(True, description="Nesterov's form of sgd's momentum.")
-    betas: Annotated[tuple[BelowOne, BelowOne], numbers(2)] = Field((0.9, 0.999), description="Decay rates of adamw's two averages.")
-    weight_decay: NotNegative = Field(5e-4, description="Weight decay.")
-    schedule: Literal["cosine", "step", "constant"] = Field("cosine", description="Learning rate after warm-up: cosine, step or constant.")
-    warmup_epochs: NotNegative = Field(0.0, description="Epochs of linear warm-up; fewer than epochs.")
-    milestones: Milestones = Field([0.3333, 0.6667, 0.8889], description="Fractions of the training where the step schedule drops lr.")
-    gamma: UpToOne = Field(0.1, description="Factor of each drop of the step schedule.")
-    final_lr_fraction: Share = Field(0.0, description="Where the cosine schedule ends, as a fraction of lr.")
-    clip_norm: Positive | None = Field(None, description="Largest norm of the gradient; null for no clipping.")
-    ema_decay: Inside | None = Field(None, description="Decay of the moving average of the student's weights; null for none.")
-    accumulation: Count = Field(1, description="Pieces that a global batch is computed in, to save memory.")
-    precision: Precision = Field("auto", description="Compute precision: auto, fp32, bf16, fp16 or fp64.")
-    channels_last: StrictBool = Field(True, description="Store images channels-last, which is faster on GPUs.")
-    unused: Literal["error", "freeze"] = Field("error", description="Parameters that no loss reaches: error (stop, and name them) or freeze.")
-    log_every: Count = Field(20, description="Steps between two records of the loss.")
-    log_gradients_every: Whole = Field(0, description="Steps between two records of each term's gradient norm and cosine to ce's; 0 for none.")
-    checkpoint_every_minutes: Positive | None = Field(5.0, description="Minutes between two checkpoints; null for none by time.")
-    checkpoint_every_steps: Count | None = Field(None, description="Steps between two checkpoints; null for none by steps.")
-    keep_checkpoints: Count = Field(2, description="How many of the newest checkpoints are kept, beside the best on val.")
-
-    @field_validator("warmup_epochs")
-    @classmethod
-    def _leaves_time_to_train(cls, warmup_epochs: float, info: ValidationInfo) -> float:
-        if warmup_epochs >= info.data.get("epochs", math.inf):
-            raise ValueError(f"must be less than train.epochs ({info.data['epochs']})")
-        return warmup_epochs
 
 
 class Recipe(Section):

@@ -26,6 +26,8 @@ FLOORS = {
     "distill.recipe_search": 0,
     "distill.recipe_yaml": 0,
     "distill.recipe_types": 0,
+    "distill.recipe_networks": 0,
+    "distill.recipe_train": 0,
     "distill.recipe_losses": 0,
     "distill.student_alone": 0,
     "distill.models": 1,

@@ -1,0 +1,64 @@
+"""What a recipe may say of its networks: the student, and what it learns from."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StrictBool, ValidationInfo, field_validator
+
+from distill.recipe_types import Arguments, Count, Norm, Number, Pixels, Positive, Section, Text, UpToOne, numbers
+
+
+class Network(Section):
+    """A network and how its inputs are normalised."""
+
+    model: Text = Field(description="Name of the architecture, such as resnet18, timm/resnet50d or torchvision/resnet50.")
+    norm: Norm = Field("batch", description="Normalisation: batch, sync (batch across GPUs), group or frozen.")
+    stem: Literal["imagenet", "small"] = Field("imagenet", description="First layers: imagenet (7x7, pooling) or small (3x3).")
+    arguments: Arguments = Field({}, description="Further arguments for the model's constructor.")
+    features: dict[str, Text] = Field({}, description="Canonical feature name -> module path, for models that are not our ResNets.")
+    weights: Text | None = Field(None, description="A file, a run folder or a published name; null for random weights.")
+    mean: Annotated[list[Number], numbers(3)] | None = Field(None, description="Mean per channel; null for the data's own.")
+    std: Annotated[list[Positive], numbers(3)] | None = Field(None, description="Spread per channel; null for the data's own.")
+
+
+class Student(Network):
+    """The small network that learns."""
+
+    new_head: StrictBool = Field(False, description="Replace the weights' last layer by a new one, for another number of classes.")
+    frozen: list[Text] = Field([], description="Module paths, such as layer1, that keep their weights and batch statistics.")
+
+
+class Cache(Section):
+    """Where the teacher's answers are kept, so that it is asked once for each view of a picture."""
+
+    use: Literal["auto", "on", "off"] = Field("auto", description="auto (where it can be used and pays), on (else stop) or off.")
+    folder: Text | None = Field(None, description="Folder of the kept answers; null for one found by what decides them.")
+    format: Literal["auto", "fp32", "bf16", "int8", "topk"] = Field("auto", description="How logits are kept; auto: bf16, many classes topk.")
+    top_k: Count = Field(16, description="Logits that topk keeps of each answer.")
+    features: list[Text] = Field([], description="Features kept beside the logits, such as pooled.")
+
+
+class Teacher(Network):
+    """The big network that is learned from."""
+
+    image_size: Pixels | None = Field(None, description="Size that the teacher sees the same view in; null for the student's.")
+    num_classes: Count | None = Field(None, description="Classes of the weights, where they are not the data's; no loss may then compare logits.")
+    weights: Text = Field("train", description="A file, a run folder, a published name, or train: train it first with its own recipe.")
+    recipe: Text | None = Field(None, description="The recipe that trains the teacher; needed when weights is train.")
+    overrides: Arguments = Field({}, description="Values merged into the teacher's recipe.")
+    cache: Cache = Field(Cache(), description="Where the teacher's answers are kept.")
+    check: StrictBool = Field(True, description="Score the teacher first and stop where it falls short.")
+    claimed_top1: UpToOne | None = Field(None, description="Top-1 fraction that the teacher's weights are said to reach.")
+
+    @field_validator("num_classes")
+    @classmethod
+    def _come_with_weights(cls, num_classes: int | None, info: ValidationInfo) -> int | None:
+        if num_classes is not None and info.data.get("weights") == "train":
+            raise ValueError("needs teacher.weights to name the weights: a teacher that is trained here has the data's classes")
+        return num_classes
+
+    @field_validator("recipe")
+    @classmethod
+    def _trained_by_something(cls, recipe: str | None, info: ValidationInfo) -> str | None:
+        if recipe is None and info.data.get("weights") == "train":
+            raise ValueError("must name the recipe that trains the teacher because teacher.weights is 'train'")
+        return recipe
