@@ -10,7 +10,7 @@ from collections.abc import Callable
 from distill import __version__, commands
 from distill.evaluating.options import EVAL_HELP, add_eval_options
 
-_OWN = "your own losses or data sources; may be repeated"
+_OWN = "your own losses, models or data sources; may be repeated"
 _TRAIN_HELP = """\
 examples:
   distill train --recipe r50_to_r18
@@ -149,6 +149,7 @@ def _add_models(parsers: argparse._SubParsersAction) -> None:
     show.add_argument("--size", type=int, metavar="PIXELS", help="of the pictures (default: those that its weights were published with)")
     for command in (listing, show):
         command.add_argument("--json", action="store_true", help="all that is known, for programs")
+        command.add_argument("--plugin", action="append", default=[], metavar="FILE|MODULE", help=_OWN)
 
 
 def _add_cache(parsers: argparse._SubParsersAction) -> None:

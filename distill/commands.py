@@ -117,7 +117,7 @@ def check_losses(options: argparse.Namespace) -> None:
 def list_models(options: argparse.Namespace) -> None:
     from distill.models_command import list_models
 
-    list_models(options.pattern, as_json=options.json)
+    list_models(options.pattern, _catalogue(options), as_json=options.json)
 
 
 def show_model(options: argparse.Namespace) -> None:
@@ -125,7 +125,7 @@ def show_model(options: argparse.Namespace) -> None:
         raise RecipeError(f"--size {options.size}: a number of pixels, such as 224")
     from distill.models_command import show_model
 
-    show_model(options.name, image_size=options.size, as_json=options.json)
+    show_model(options.name, _catalogue(options), image_size=options.size, as_json=options.json)
 
 
 def plan_cache(options: argparse.Namespace) -> None:

@@ -17,6 +17,7 @@ from distill.models.hooks import FeatureHooks
 from distill.models.published import Published, published_weights
 from distill.models.stages import find_stages
 from distill.models.zoo import create_model, head_path, model_exists, model_names
+from distill.resolve import Catalogue
 from distill.suggestion import did_you_mean
 
 _NUM_CLASSES, _SIZE = 1000, 224  # pixels
@@ -31,10 +32,10 @@ class Stage:
     shape: tuple[int, ...]  # for one picture
 
 
-def list_models(pattern: str | None, *, as_json: bool = False) -> None:
+def list_models(pattern: str | None, catalogue: Catalogue, *, as_json: bool = False) -> None:
     """Prints the names that match: * and ? stand for anything, a pattern without them for any part of a name. Without one, our own, and how many
     others there are. Raises RecipeError if nothing matches."""
-    families = model_names()
+    families = model_names() | ({"plug-ins": sorted(catalogue.models)} if catalogue.models else {})
     if pattern is None and not as_json:
         return _print_overview(families)
     names = [name for found in families.values() for name in found]
@@ -45,17 +46,17 @@ def list_models(pattern: str | None, *, as_json: bool = False) -> None:
     return None
 
 
-def show_model(name: str, *, image_size: int | None = None, as_json: bool = False) -> None:
+def show_model(name: str, catalogue: Catalogue, *, image_size: int | None = None, as_json: bool = False) -> None:
     """Prints a network's parameters, work, stages and known weights. image_size: pixels; None for the size that it was published with.
 
     Raises RecipeError for an unknown name, or pictures that it can't take.
     """
-    if problem := model_exists(name):
+    if problem := model_exists(name, catalogue.models):
         raise RecipeError(problem)
     weights = published_weights(name)
     size = image_size or next((one.image_size for one in weights), _SIZE)
     with torch.random.fork_rng(devices=[]):
-        model = create_model(name, num_classes=_NUM_CLASSES).eval()
+        model = create_model(name, num_classes=_NUM_CLASSES, plugins=catalogue.models).eval()
     gmacs, stages = _run(model, name, size)
     found = {
         "name": name,
@@ -97,9 +98,12 @@ def _forward(model: nn.Module, names: Iterable[str], size: int) -> tuple[float, 
 def _print_overview(families: dict[str, list[str]]) -> None:
     print("ours, with torchvision's and timm's weights:")
     print("\n".join(f"  {name}" for name in families["distill"]))
+    for name in families.get("plug-ins", ()):
+        print(f"  {name} (plug-in)")
     for family, names in families.items():
-        if family != "distill":
+        if family in ("torchvision", "timm"):
             print(f"and {len(names):,} of {family}: distill models list '{family}/*', or any part of a name")
+    print("and what timm has saved: hf-hub:ORGANISATION/NAME on the Hugging Face hub, local-dir:FOLDER here")
     print("distill models show NAME   parameters, work, stages, weights")
 
 

@@ -10,11 +10,11 @@ from distill.recipe_types import Arguments, Count, Norm, Number, Pixels, Positiv
 class Network(Section):
     """A network and how its inputs are normalised."""
 
-    model: Text = Field(description="Name of the architecture, such as resnet18, timm/resnet50d or torchvision/resnet50.")
+    model: Text = Field(description="Name of the architecture, such as resnet18, timm/resnet50d or hf-hub:ORGANISATION/NAME.")
     norm: Norm = Field("batch", description="Normalisation: batch, sync (batch across GPUs), group or frozen.")
     stem: Literal["imagenet", "small"] = Field("imagenet", description="First layers: imagenet (7x7, pooling) or small (3x3).")
     arguments: Arguments = Field({}, description="Further arguments for the model's constructor.")
-    features: dict[str, Text] = Field({}, description="Canonical feature name -> module path, for models that are not our ResNets.")
+    features: dict[str, Text] = Field({}, description="Feature name, such as layer3 -> module path, where another stage is meant.")
     weights: Text | None = Field(None, description="A file, a run folder or a published name; null for random weights.")
     mean: Annotated[list[Number], numbers(3)] | None = Field(None, description="Mean per channel; null for the data's own.")
     std: Annotated[list[Positive], numbers(3)] | None = Field(None, description="Spread per channel; null for the data's own.")
@@ -42,6 +42,10 @@ class Teacher(Network):
 
     image_size: Pixels | None = Field(None, description="Size that the teacher sees the same view in; null for the student's.")
     num_classes: Count | None = Field(None, description="Classes of the weights, where they are not the data's; no loss may then compare logits.")
+    classes: Text | Annotated[list[Text], Field(min_length=1)] | None = Field(
+        None, description="Names of the weights' classes, in order: a list, a file, imagenet-1k, or data; null for what the weights say."
+    )
+    class_map: dict[str, Text] = Field({}, description="Class of the data -> the teacher's name for it, where they differ.")
     weights: Text = Field("train", description="A file, a run folder, a published name, or train: train it first with its own recipe.")
     recipe: Text | None = Field(None, description="The recipe that trains the teacher; needed when weights is train.")
     overrides: Arguments = Field({}, description="Values merged into the teacher's recipe.")
@@ -55,6 +59,13 @@ class Teacher(Network):
         if num_classes is not None and info.data.get("weights") == "train":
             raise ValueError("needs teacher.weights to name the weights: a teacher that is trained here has the data's classes")
         return num_classes
+
+    @field_validator("class_map")
+    @classmethod
+    def _are_compared(cls, class_map: dict[str, str], info: ValidationInfo) -> dict[str, str]:
+        if info.data.get("num_classes") is not None and (class_map or info.data.get("classes") is not None):
+            raise ValueError("is for answers that are compared by name, and teacher.num_classes says that they are not: leave out one of them")
+        return class_map
 
     @field_validator("recipe")
     @classmethod

@@ -18,9 +18,7 @@ from scipy.stats import binomtest
 from distill import cli
 from distill.engine import timing
 from distill.engine.evaluation import Score
-from distill.errors import RecipeError
 from distill.evaluating.measures import compared_with_own, confusion_counts, measures
-from distill.evaluating.networks import published_normalisation
 from distill.evaluating.show import own_in_words, show
 
 TRAIN = [*SMALL, "train.max_steps=12"]
@@ -230,15 +228,6 @@ def test_matrix_of_twenty_classes_fits_a_narrow_terminal(capsys, monkeypatch, co
 
 def test_confusions_are_counted_by_label_and_answer():
     assert confusion_counts(np.array([0, 0, 1, 2]), np.array([1, 1, 1, 0])) == {(0, 1): 2, (1, 1): 1, (2, 0): 1}
-
-
-def test_published_weights_bring_their_normalisation_without_being_downloaded():
-    assert published_normalisation("torchvision:IMAGENET1K_V2", "resnet50") == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    assert published_normalisation("timm:vit_base_patch16_224.augreg_in1k", "timm/vit_base_patch16_224") == ((0.5,) * 3, (0.5,) * 3)
-    assert published_normalisation("some/file.pth", "resnet50") is None
-    for weights in ("torchvision:IMAGENET9", "timm:no_such_network"):
-        with pytest.raises(RecipeError, match="there are no such weights"):
-            published_normalisation(weights, "resnet50")
 
 
 def refused(distill, expected_code: int, *words: str) -> str:

@@ -18,7 +18,7 @@ from distill.resolve import Catalogue
 
 def find_problems(values: Mapping[str, Any], catalogue: Catalogue) -> list[Problem]:
     """Every problem found in a recipe's raw values; what is not a mapping where one is needed is left to the check of the structure."""
-    found = [*_in_losses(values, catalogue), *_in_models(values), *_in_source(values, catalogue), *_in_tracking(values)]
+    found = [*_in_losses(values, catalogue), *_in_models(values, catalogue), *_in_source(values, catalogue), *_in_tracking(values)]
     return found + ([*_without_labels(values, catalogue)] if _mapping(values, "data").get("labels") == "none" else [])
 
 
@@ -71,13 +71,13 @@ def _too_long(label: str, entry: Mapping[str, Any], values: Mapping[str, Any]) -
             )
 
 
-def _in_models(values: Mapping[str, Any]) -> Iterator[Problem]:
+def _in_models(values: Mapping[str, Any], catalogue: Catalogue) -> Iterator[Problem]:
     teacher = _mapping(values, "teacher")
     if teacher.get("image_size") is not None and teacher.get("weights", "train") == "train":
         yield Problem("teacher.image_size", "a teacher that is trained here is trained in data.image_size; leave it out, or name trained weights")
     for role in ("teacher", "student"):
         name = _mapping(values, role).get("model")
-        if isinstance(name, str) and (message := model_exists(name)):
+        if isinstance(name, str) and (message := model_exists(name, catalogue.models)):
             yield Problem(f"{role}.model", message)
 
 

@@ -14,6 +14,7 @@ from torch.nn.functional import linear
 from distill import recipe as schema
 from distill.build.batches import made_up_batch
 from distill.build.losses import make_distiller, make_losses, set_up
+from distill.build.models import make_model, num_answers
 from distill.build.plan import plan_run
 from distill.data.sources.base import DataSource
 from distill.engine.distiller import Distiller
@@ -23,8 +24,8 @@ from distill.engine.teacher import Teacher
 from distill.errors import DistillError, RecipeError
 from distill.losses.base import DistillLoss
 from distill.models.hooks import FeatureHooks, measure_shapes
-from distill.models.weights import WeightsReport, load_weights
-from distill.models.zoo import create_model, describe
+from distill.models.weights import WeightsReport
+from distill.models.zoo import describe
 from distill.recipe import Recipe
 from distill.resolve import Catalogue
 from distill.structures import Batch, Head, ModelInfo, Outputs
@@ -47,11 +48,13 @@ def build_pieces(
     The student's initial weights depend on the recipe's seed alone, so that runs with other losses or no teacher start from the same student.
     """
     losses = make_losses(recipe, catalogue)
-    student, student_report = _network("student", recipe.student, recipe, source, losses, device, precision, weights.get("student"))
+    student, student_report = _network("student", recipe.student, recipe, source, catalogue, losses, device, precision, weights.get("student"))
     reports = {"student": student_report}
     teacher_network = None
     if recipe.teacher is not None:
-        teacher_network, reports["teacher"] = _network("teacher", recipe.teacher, recipe, source, losses, device, precision, weights.get("teacher"))
+        teacher_network, reports["teacher"] = _network(
+            "teacher", recipe.teacher, recipe, source, catalogue, losses, device, precision, weights.get("teacher")
+        )
     teacher_info = None if teacher_network is None else _info(teacher_network, recipe.teacher, source)
     set_up(losses, _info(student, recipe.student, source), teacher_info, source, recipe)
     student.freeze(recipe.student.frozen)
@@ -68,19 +71,13 @@ def _network(
     entry: schema.Network,
     recipe: Recipe,
     source: DataSource,
+    catalogue: Catalogue,
     losses: Mapping[str, DistillLoss],
     device: torch.device,
     precision: str,
     weights: str | None,
 ) -> tuple[Network, WeightsReport | None]:
-    num_classes = _num_classes(entry, source)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
-        model = create_model(entry.model, num_classes=num_classes, norm=entry.norm, stem=entry.stem, arguments=entry.arguments)
-    report = None
-    if weights is not None:
-        new_head = isinstance(entry, schema.Student) and entry.new_head
-        report = load_weights(model, entry.model, weights, num_classes=num_classes, new_head=new_head, role=role)
+    model, report = make_model(entry, role, source, catalogue, seed=recipe.seed, weights=weights)
     for label, loss in losses.items():  # one by one, so that the message can name the loss that asks for what is not there
         try:
             FeatureHooks(model, loss.layers, entry.features).remove()
@@ -101,13 +98,9 @@ def _network(
     return network.to(device, dtype).to(memory_format=memory_format), report
 
 
-def _num_classes(entry: schema.Network, source: DataSource) -> int:
-    return getattr(entry, "num_classes", None) or len(source.class_names)
-
-
 def _info(network: Network, entry: schema.Network, source: DataSource) -> ModelInfo:
     shapes = measure_shapes(network.model, network.hooks, network.image_size or source.image_size)
-    info = describe(network.model, entry.model, shapes, _num_classes(entry, source), network.hooks.stages)
+    info = describe(network.model, entry.model, shapes, num_answers(entry, source), network.hooks.stages)
     return dataclasses.replace(info, not_pooled=_not_pooled(network, source.image_size))
 
 

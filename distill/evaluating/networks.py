@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 
 from distill import record
+from distill.build.models import make_model
 from distill.build.source import open_source
 from distill.data.sources.base import DataSource
 from distill.engine.network import Network
 from distill.engine.runtime import DTYPES, resolve_precision
-from distill.errors import DataError, RecipeError
+from distill.errors import DataError
 from distill.evaluating.targets import Target
-from distill.models.weights import load_weights
+from distill.models.about_weights import about_weights
 from distill.models.zoo import create_model, head_path
+from distill.recipe import Student, Teacher
 from distill.running import Job
 from distill.teacher_store import TeacherStore, teacher_recipe
-
-Normalisation = tuple[Sequence[float], Sequence[float]]  # mean and spread per channel, of pictures in [0, 1]
 
 
 def build_network(target: Target, source: DataSource, job: Job) -> tuple[Network, str]:
@@ -29,16 +31,18 @@ def build_network(target: Target, source: DataSource, job: Job) -> tuple[Network
     _refuse_class_count(target, num_classes)
     own = source if target.has_own_data else None
     weights = _weights(target, own, job)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)  # as in training: a random teacher is the same one again
-        model = create_model(entry.model, num_classes=num_classes, norm=entry.norm, stem=entry.stem, arguments=entry.arguments)
-    report = None
     if weights is not None:
-        _refuse_other_file(weights, entry.model, model, num_classes, target.name)
-        report = load_weights(model, entry.model, weights, num_classes=num_classes, role=target.role)
+        _refuse_other_model(weights, entry.model, target.name)
+    try:
+        model, report = make_model(_as_trained(target), target.role, source, job.catalogue, seed=recipe.seed, weights=weights)
+    except DataError:
+        if weights is not None:
+            _refuse_other_class_count(weights, target, source, job)
+        raise
     known = (report.mean, report.std) if report and report.mean else None
     if known is None and target.role == "student" and entry.weights is not None:
-        known = published_normalisation(entry.weights, entry.model)  # it went on training with what those weights expect
+        about = about_weights(entry.weights, entry.model)  # it went on training with what those weights expect
+        known = (about.mean, about.std) if about.mean else None
     if known is None and not (entry.mean and entry.std):
         known = _of_source(target, own, job)
     mean, std = known or (None, None)
@@ -57,29 +61,14 @@ def build_network(target: Target, source: DataSource, job: Job) -> tuple[Network
     return network.eval(), weights or f"random, of seed {recipe.seed}"
 
 
-def published_normalisation(weights: str, model_name: str) -> Normalisation | None:
-    """What the pictures of published weights were normalised by, without downloading them; None for files and folders, which do not say.
-
-    Raises RecipeError for weights that do not exist.
-    """
-    library, _, tag = weights.partition(":")
-    if library not in ("torchvision", "timm"):
-        return None
-    try:
-        if library == "torchvision":
-            from torchvision.models import get_model_weights
-
-            view = get_model_weights(model_name.rpartition("/")[2])[tag.rpartition(".")[2]].transforms()
-        else:
-            import timm
-
-            view = timm.get_pretrained_cfg(tag)
-        return tuple(view.mean), tuple(view.std)
-    except Exception as error:  # each library has its own for a name that it does not know
-        raise RecipeError(f"student.weights={weights}: there are no such weights of {model_name} ({error})") from error
+def _as_trained(target: Target) -> Student | Teacher:
+    """The recipe's section, but for what a run did before it trained."""
+    if target.role == "student":
+        return target.network.model_copy(update={"new_head": False})
+    return target.network if target.file is None else target.network.model_copy(update={"weights": str(target.file)})
 
 
-def _of_source(target: Target, own: DataSource | None, job: Job) -> Normalisation:
+def _of_source(target: Target, own: DataSource | None, job: Job) -> tuple[Sequence[float], Sequence[float]]:
     """By the data that it was trained on, whatever it is scored on."""
     try:
         own = own or open_source(target.own.data, job.catalogue)
@@ -114,22 +103,41 @@ def _refuse_class_count(target: Target, num_classes: int) -> None:
         raise DataError(f"{target.name} knows {known} classes, and the data has {num_classes}: name the data of its classes with data.KEY=VALUE")
 
 
-def _refuse_other_file(weights: str, model_name: str, model: torch.nn.Module, num_classes: int, name: str) -> None:
-    """By a safetensors file's header: whose weights it says they are, and how many classes they know. What else does not fit is found on loading."""
-    path = Path(weights).expanduser()
-    path = path / record.WEIGHTS_FILE if path.is_dir() else path
-    if path.suffix != ".safetensors" or not path.is_file():
-        return
-    try:
-        with safe_open(path, framework="pt") as file:
-            written, head = (file.metadata() or {}).get("model"), f"{head_path(model)}.weight"
-            found = [key for key in file.keys() if key == head or key.endswith(f".{head}")]  # noqa: SIM118 - it is no dictionary
-            shape = file.get_slice(found[0]).get_shape() if len(found) == 1 else []
-    except (SafetensorError, OSError) as error:
-        raise DataError(f"{name}: {path} is damaged, cut short or not a safetensors file ({error})") from error
+def _refuse_other_model(weights: str, model_name: str, name: str) -> None:
+    """By a safetensors file's header, where it says whose weights they are."""
+    with _header(weights, name) as file:
+        written = (file.metadata() or {}).get("model") if file else None
     if written is not None and written != model_name:
         raise DataError(
             f"{name}: the file says that its weights are of {written!r}, and the recipe's model is {model_name}: name that model's recipe"
         )
-    if len(shape) == 2 and shape[0] != num_classes:
-        raise DataError(f"{name}: the file's weights know {shape[0]} classes, and the data has {num_classes}: name the data of its classes")
+
+
+def _refuse_other_class_count(weights: str, target: Target, source: DataSource, job: Job) -> None:
+    """By a safetensors file's header, where what it holds does not fit; nothing is said if that is not why."""
+    entry = target.network
+    options = {"norm": entry.norm, "stem": entry.stem, "arguments": entry.arguments, "plugins": job.catalogue.models}
+    with torch.random.fork_rng(devices=[]):
+        head = f"{head_path(create_model(entry.model, num_classes=2, **options))}.weight"
+    with _header(weights, target.name) as file:
+        found = [key for key in file.keys() if key == head or key.endswith(f".{head}")] if file else []  # noqa: SIM118 - it is no dictionary
+        shape = file.get_slice(found[0]).get_shape() if len(found) == 1 else []
+    if len(shape) == 2 and shape[0] != len(source.class_names):
+        raise DataError(
+            f"{target.name}: the file's weights know {shape[0]} classes, and the data has {len(source.class_names)}: name the data of its classes"
+        )
+
+
+@contextlib.contextmanager
+def _header(weights: str, name: str) -> Iterator[Any]:
+    """The opened safetensors file; None for anything else. Raises DataError for a damaged one."""
+    path = Path(weights).expanduser()
+    path = path / record.WEIGHTS_FILE if path.is_dir() else path
+    if path.suffix != ".safetensors" or not path.is_file():
+        yield None
+        return
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{name}: {path} is damaged, cut short or not a safetensors file ({error})") from error

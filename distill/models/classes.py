@@ -39,8 +39,8 @@ def _refuse(found: Mapping[str, Sequence[int]], known: Names, renamed: Mapping[s
     if missing:
         looked_for = _plain(renamed.get(missing[0], missing[0]))
         raise RecipeError(
-            f"teacher: of the data's {len(found)} classes it does not know {len(missing)}: {_some(missing)}{did_you_mean(looked_for, places)}; its "
-            f"{len(known):,} classes are {_some([names[0] for names in known])}. teacher.class_map: {{{missing[0]}: NAME}} says what it calls a class, "
+            f"teacher: of the data's {len(found)} classes it does not know {len(missing)}: {_some(missing)}{did_you_mean(looked_for, places)}; "
+            f"its {len(known):,} are {_some([names[0] for names in known])}. teacher.class_map: {{{missing[0]}: NAME}} says what it calls a class, "
             "teacher.classes: data that its answers are in the data's order, teacher.num_classes that it teaches by its features alone"
         )
     if ambiguous := [name for name, ones in found.items() if len(ones) > 1]:
@@ -60,7 +60,9 @@ def keep_classes(model: nn.Module, columns: Sequence[int], image_size: int) -> N
     path, head = find_head(model)
     if max(columns) >= head.out_features:
         raise RecipeError(f"teacher: its classifier gives {head.out_features} answers, and {max(columns) + 1} classes are named")
-    cut = nn.utils.skip_init(nn.Linear, head.in_features, len(columns), bias=head.bias is not None, device=head.weight.device, dtype=head.weight.dtype)
+    cut = nn.utils.skip_init(
+        nn.Linear, head.in_features, len(columns), bias=head.bias is not None, device=head.weight.device, dtype=head.weight.dtype
+    )
     with torch.no_grad():
         for ours, theirs in ((cut.weight, head.weight), (cut.bias, head.bias)):
             if theirs is not None:

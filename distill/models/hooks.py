@@ -211,7 +211,9 @@ def _resolve(model: nn.Module, modules: Mapping[str, nn.Module], name: str, alia
     if path in modules and path:
         return path, False
     asked = repr(name) if path in (name, None) else f"{name!r} (mapped to {path!r})"
-    raise RecipeError(f"{type(model).__name__} has no feature {asked}; {_known(model, modules)}{did_you_mean(path or name, [*modules, 'pooled', 'last'])}")
+    raise RecipeError(
+        f"{type(model).__name__} has no feature {asked}; {_known(model, modules)}{did_you_mean(path or name, [*modules, 'pooled', 'last'])}"
+    )
 
 
 def _canonical(model: nn.Module, modules: Mapping[str, nn.Module], name: str, aliases: Mapping[str, str]) -> str | None:

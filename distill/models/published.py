@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from distill.models.resnet import RESNETS
+from distill.models.saved import is_saved, read_config
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,13 @@ class Published:
 
 
 def published_weights(name: str) -> list[Published]:
-    """All for a network that create_model knows by this name, with torchvision's first; nothing is downloaded."""
+    """All for a network that create_model knows by this name, with torchvision's first; nothing is downloaded but the config.json of
+    one on the hub."""
+    if is_saved(name):
+        config = read_config(name)
+        pretrained = config["pretrained_cfg"]
+        num_classes = config.get("num_classes", pretrained.get("num_classes", 0))
+        return [Published(name, num_classes, (pretrained.get("input_size") or (3, 224, 224))[-1], None, pretrained.get("license"))]
     family, _, plain = name.rpartition("/")
     found = []
     if family == "torchvision" or (plain in RESNETS and not family):

@@ -1,4 +1,4 @@
-"""Networks that somebody has saved in timm's way, as config.json and weights in one folder: on the Hugging Face hub (hf-hub:) or here (local-dir:)."""
+"""Networks that somebody has saved in timm's way, as config.json and weights in a folder: on the Hugging Face hub (hf-hub:) or here (local-dir:)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ def what_is_wrong(name: str) -> str | None:
     if name.startswith(HUB):
         organisation, _, rest = name.removeprefix(HUB).partition("/")
         is_right = organisation and rest.partition("@")[0] and "/" not in rest
-        return None if is_right else f"model {name!r}: write hf-hub:ORGANISATION/NAME, such as hf-hub:timm/resnet50.a1_in1k, with @REVISION if need be"
+        return (
+            None if is_right else f"model {name!r}: write hf-hub:ORGANISATION/NAME, such as hf-hub:timm/resnet50.a1_in1k, with @REVISION if need be"
+        )
     try:
         read_config(name)
     except (RecipeError, DataError) as error:
@@ -90,7 +92,8 @@ def _fetch(name: str, file: str) -> Path:
         ) from error
     except hub.RepositoryNotFoundError as error:  # the hub says the same of one that is private
         raise RecipeError(
-            f"{name!r}: the hub has no such network, or it is private and you are not logged in (hf auth login, or HF_TOKEN): check {endpoint}/{repository}"
+            f"{name!r}: the hub has no such network, or it is private and you are not logged in (hf auth login, or HF_TOKEN): "
+            f"check {endpoint}/{repository}"
         ) from error
     except hub.RevisionNotFoundError as error:
         raise RecipeError(f"{name!r}: the hub has no revision {revision!r} of it") from error

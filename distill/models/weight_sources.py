@@ -1,4 +1,5 @@
-"""Where weights come from: a file, a run folder, torchvision:TAG, timm:NAME, hf-hub:NAME or local-dir:FOLDER. Nothing here touches a network that is to be loaded."""
+"""Where weights come from: a file, a run folder, torchvision:TAG, timm:NAME, hf-hub:NAME or local-dir:FOLDER. Nothing here touches a network that
+is to be loaded."""
 
 from __future__ import annotations
 
