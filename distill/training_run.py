@@ -185,6 +185,8 @@ def _recorded(error: DivergedError, folder: record.RunFolder, job: Job) -> Diver
 def _say_what_was_loaded(pieces: Pieces, job: Job) -> None:
     for role, report in pieces.reports.items():
         head = "; its classifier is new, for this data's classes" if report.new_head else ""
+        if report.num_classes_kept is not None:
+            head = f"; its classifier is cut to these {report.num_classes_kept} classes, by name"
         job.console.print(f"{role}: weights from {report.source}{head}")
 
 

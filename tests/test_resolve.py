@@ -204,7 +204,7 @@ def test_plugin_without_a_loss_is_told_so(plugin, source):
     path = plugin("mine.py", source)
     with pytest.raises(RecipeError) as caught:
         Catalogue([path])
-    assert str(caught.value) == f"--plugin {path}: no subclass of DistillLoss or DataSource is defined there"
+    assert str(caught.value) == f"--plugin {path}: no subclass of DistillLoss or DataSource is defined there, nor a Module that takes num_classes"
 
 
 def test_missing_plugin_file_is_named():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -41,6 +42,7 @@ def make_model(
         report = load_weights(model, entry.model, weights, num_classes=num_classes, new_head=new_head, role=role)
     if columns is not None:
         keep_classes(model, columns, entry.image_size or source.image_size)
+        report = report and dataclasses.replace(report, num_classes_kept=len(columns))
     return model, report
 
 

@@ -71,7 +71,9 @@ def _of_timm(name: str) -> About:
         config = timm.get_pretrained_cfg(name)
     except Exception as error:  # as above
         raise RecipeError(f"weights 'timm:{name}' do not exist ({error})") from error
-    return About() if config is None else _of_config({"pretrained_cfg": config.to_dict()})
+    if config is None:
+        raise RecipeError(f"weights 'timm:{name}' do not exist")
+    return _of_config({"pretrained_cfg": config.to_dict()})
 
 
 def _of_config(config: dict[str, Any]) -> About:

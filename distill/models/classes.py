@@ -55,28 +55,40 @@ def _refuse(found: Mapping[str, Sequence[int]], known: Names, renamed: Mapping[s
 def keep_classes(model: nn.Module, columns: Sequence[int], image_size: int) -> None:
     """Cuts the classifier to these of its answers, in this order. Tried on two random pictures of so many pixels a side.
 
-    Raises RecipeError for a network whose answers are not those of one linear layer.
+    Raises RecipeError for a network whose answers are not those of a linear layer, or the mean of several.
     """
-    path, head = find_head(model)
-    if max(columns) >= head.out_features:
-        raise RecipeError(f"teacher: its classifier gives {head.out_features} answers, and {max(columns) + 1} classes are named")
+    heads = _heads(model)
+    num_answers = min(head.out_features for head in heads.values())
+    if max(columns) >= num_answers:
+        raise RecipeError(f"teacher: its classifier gives {num_answers} answers, and {max(columns) + 1} classes are named")
+    before = _answers(model, image_size)[:, list(columns)]
+    for path, head in heads.items():
+        model.set_submodule(path, _cut(head, list(columns)))
+    after = _answers(model, image_size)
+    if after.shape != before.shape or not torch.allclose(after, before, rtol=1e-3, atol=1e-4 * (1 + before.abs().max().item())):
+        raise RecipeError(
+            f"teacher: {type(model).__name__}'s answers do not come from its layer {', '.join(heads)} alone, so they can't be cut to the data's "
+            "classes: take another teacher, or one that was trained on these classes"
+        )
+
+
+def _heads(model: nn.Module) -> dict[str, nn.Linear]:
+    """The classifier by its path; of a network with one for its class token and one for another token, such as DeiT, all of them."""
+    found = model.get_classifier() if callable(getattr(model, "get_classifier", None)) else None
+    if isinstance(found, tuple) and all(isinstance(one, nn.Linear) for one in found):
+        return {path: module for path, module in model.named_modules() if module in found}
+    return dict([find_head(model)])
+
+
+def _cut(head: nn.Linear, columns: list[int]) -> nn.Linear:
     cut = nn.utils.skip_init(
         nn.Linear, head.in_features, len(columns), bias=head.bias is not None, device=head.weight.device, dtype=head.weight.dtype
     )
     with torch.no_grad():
-        for ours, theirs in ((cut.weight, head.weight), (cut.bias, head.bias)):
-            if theirs is not None:
-                ours.copy_(theirs[list(columns)])
-    cut.train(head.training)
-    before = _answers(model, image_size)[:, list(columns)]
-    model.set_submodule(path, cut)
-    after = _answers(model, image_size)
-    if after.shape != before.shape or not torch.allclose(after, before, rtol=1e-3, atol=1e-4 * (1 + before.abs().max().item())):
-        model.set_submodule(path, head)
-        raise RecipeError(
-            f"teacher: {type(model).__name__}'s answers do not come from its layer {path!r} alone, so they can't be cut to the data's classes: take "
-            "another teacher, or one that was trained on these classes"
-        )
+        cut.weight.copy_(head.weight[columns])
+        if head.bias is not None:
+            cut.bias.copy_(head.bias[columns])
+    return cut.train(head.training)
 
 
 def _answers(model: nn.Module, image_size: int) -> torch.Tensor:

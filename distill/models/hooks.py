@@ -170,7 +170,7 @@ def _why_not(model: nn.Module, image_size: int, in_channels: int, device: torch.
     """Too small, if bigger pictures pass; of another size than the network is made for; else whatever the network itself says."""
     reason = next(iter(str(error).splitlines()), type(error).__name__)
     if image_size != 224 and _passes(model, 224, in_channels, device):
-        if image_size < 224 and any(_passes(model, image_size + step, in_channels, device) for step in (32, 64)):
+        if image_size < 224 and any(_passes(model, other, in_channels, device) for other in (223, 192)):
             return _too_small(image_size, reason)
         return (
             f"{type(model).__name__} is made for pictures of 224 px, not of {image_size} ({reason}): a teacher is shown larger ones with "

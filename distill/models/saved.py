@@ -45,6 +45,10 @@ def read_config(name: str) -> dict[str, Any]:
         raise DataError(f"model {name!r}: {path} can't be read ({error})") from error
     if not isinstance(config, dict) or not isinstance(config.get("architecture"), str):
         raise DataError(f"model {name!r}: its config.json names no 'architecture', so it is not a network that timm has saved")
+    import timm  # takes seconds
+
+    if not timm.is_model(config["architecture"]):
+        raise DataError(f"model {name!r}: timm {timm.__version__} has no architecture {config['architecture']!r}; a newer one may have it")
     return config if "pretrained_cfg" in config else config | {"pretrained_cfg": config}  # older files are flat
 
 

@@ -32,6 +32,7 @@ class WeightsReport:
     std: tuple[float, ...] | None
     image_size: int | None  # pixels
     new_head: bool  # the classifier kept its fresh initialisation
+    num_classes_kept: int | None = None  # to so many classes the classifier was cut afterwards; None: it is as it was loaded
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def _head_message(misfit: _Misfit, tensors: Mapping[str, Tensor], ours: Mapping[
     if role != "teacher":
         return f"{counts}; {role}.new_head: true keeps the rest and trains a new head"
     return (
-        f"{counts}; a teacher's head has to know these classes: take weights trained on them, "
+        f"{counts}; teacher.classes names the weights' classes, where the data's are among them; else take weights trained on these, "
         "or train such a network here first, as a student with new_head: true"
     )
 

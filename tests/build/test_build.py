@@ -110,7 +110,7 @@ def test_losses_know_which_map_the_classifier_takes_the_mean_of():
     def of(model: str, layer: str) -> frozenset[str]:
         recipe = load_recipe("smoke", [f"student.model={model}", f"losses.fitnet={{weight: 1, layers: [{layer}]}}", "data.image_size=64"])
         network, _ = pieces_module._network(
-            "student", recipe.student, recipe, SOURCE, {"fitnet": FitNet(layers=[layer])}, CPU, precision="bf16", weights=None
+            "student", recipe.student, recipe, SOURCE, Catalogue(), {"fitnet": FitNet(layers=[layer])}, CPU, precision="bf16", weights=None
         )
         return pieces_module._info(network, recipe.student, SOURCE).not_pooled
 

@@ -350,6 +350,12 @@ def test_empty_map_counts_as_too_small():
         measure_shapes(model, FeatureHooks(model, ["1"]), 16)
 
 
+def test_a_transformer_of_one_size_says_which_and_what_to_do():
+    model = timm.create_model("vit_tiny_patch16_224", num_classes=4)
+    with pytest.raises(RecipeError, match=r"is made for pictures of 224 px, not of 96 .*teacher.image_size: 224; .*arguments: \{img_size: 96\}"):
+        measure_shapes(model, FeatureHooks(model, ["layer4"]), 96)
+
+
 def test_wrong_channel_count_is_not_blamed_on_the_size(model):
     with pytest.raises(RecipeError, match="can't take pictures of 1 channels and 32 px"):
         measure_shapes(model, FeatureHooks(model, ["layer1"]), 32, in_channels=1)

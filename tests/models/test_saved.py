@@ -13,7 +13,7 @@ import pytest
 import timm
 import torch
 
-from distill.errors import DataError, DistillError, RecipeError
+from distill.errors import DataError, RecipeError
 from distill.models.about_weights import about_weights
 from distill.models.published import published_weights
 from distill.models.saved import read_config, weight_file
@@ -172,7 +172,7 @@ def test_a_damaged_config_is_named(saved, text, message):
 def test_an_architecture_that_timm_does_not_have_is_said(saved):
     config = json.loads((saved / "config.json").read_text()) | {"architecture": "resnet_of_tomorrow"}
     (saved / "config.json").write_text(json.dumps(config))
-    with pytest.raises(DistillError, match="resnet_of_tomorrow"):
+    with pytest.raises(RecipeError, match="has no architecture 'resnet_of_tomorrow'; a newer one may have it"):
         create_model(f"local-dir:{saved}", num_classes=3)
 
 
