@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from distill.build.models import make_model
+from distill.errors import RecipeError
 from distill.models.zoo import create_model
 from distill.recipe_files import load_recipe
 from distill.resolve import Catalogue
@@ -35,8 +36,8 @@ def test_the_teacher_answers_for_the_datas_classes_in_the_datas_order(distill, w
     summary = json.loads(Path("runs/smoke-seed0/summary.json").read_text())
     assert "test_top1" in summary["teacher"]  # it can be scored: it answers for these classes
     recipe = load_recipe("smoke", [*TINY, weights, f"teacher.classes={json.dumps(NAMES)}"])
-    source = Catalogue().get("sources", "synthetic")(num_train=16, num_val=16, num_test=16)
-    cut, report = make_model(recipe.teacher, "teacher", source, Catalogue(), seed=0, weights="six.safetensors")
+    classes = [f"wave{number}" for number in range(4)]
+    cut, report = make_model(recipe.teacher, "teacher", classes, Catalogue(), image_size=32, seed=0, weights="six.safetensors")
     assert report.num_classes_kept == 4
     whole = create_model("timm/test_resnet", num_classes=6)
     whole.load_state_dict(load_file("six.safetensors"))
@@ -83,13 +84,11 @@ def test_what_does_not_fit_is_said(distill, weights, words, message):
     assert message in err
 
 
-def test_numbers_are_no_names(distill):
-    """Data without names for its classes and a teacher of ImageNet: as many classes are believed to be in order, others can't be matched."""
-    from types import SimpleNamespace
-
-    from distill.build.models import _has_no_names
-
-    numbers = SimpleNamespace(class_names=[str(number) for number in range(4)])
-    assert _has_no_names(numbers, (("a",), ("b",), ("c",), ("d",)))
-    assert not _has_no_names(numbers, (("a",), ("b",)))
-    assert not _has_no_names(SimpleNamespace(class_names=["0", "b"]), (("a",), ("b",)))
+def test_numbers_are_no_names():
+    """Data without names for its classes: as many as the teacher's are believed to be in order, others can't be matched."""
+    entry = load_recipe("smoke", [*TINY, "teacher.weights=random", "teacher.classes=[a, b, c, d]"]).teacher
+    same, _ = make_model(entry, "teacher", ["0", "1", "2", "3"], Catalogue(), image_size=32, seed=0, weights=None)
+    assert same(torch.zeros(2, 3, 32, 32)).shape == (2, 4)
+    for classes in (["0", "1"], ["0", "1", "2", "d"]):
+        with pytest.raises(RecipeError, match="does not know"):
+            make_model(entry, "teacher", classes, Catalogue(), image_size=32, seed=0, weights=None)

@@ -44,9 +44,9 @@ def test_two_steps_of_a_pair_across_families(distill, teacher, arguments, studen
     steps = [line for line in lines if "loss" in line]
     assert len(steps) == 2
     assert all(math.isfinite(value) for line in steps for value in line.values() if isinstance(value, float))
-    assert {"fitnet", "rkd", "dist", "ce", "kd"} <= {key.rpartition("/")[2].rpartition(".")[2] for line in steps for key in line} or steps
+    assert all({"fitnet", "rkd", "dist", "ce", "kd"} <= line.keys() for line in steps)
     summary = json.loads(Path("runs/smoke-seed0/summary.json").read_text())
-    assert set(summary["distilled"]["cka"]) <= {"layer1", "layer2", "layer3", "layer4", "pooled"}
+    assert {"layer2", "layer3", "layer4"} <= summary["distilled"]["cka"].keys()
     trained = load_file("runs/smoke-seed0/student.safetensors")
     plain = create_model(student, num_classes=4, arguments=VIT if "vit" in student else {})
     plain.load_state_dict(trained, strict=True)

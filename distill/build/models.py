@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from distill.data.sources.base import DataSource
 from distill.errors import RecipeError
 from distill.models.about_weights import IMAGENET, Names, about_weights, imagenet_names
 from distill.models.classes import keep_classes, match_classes
@@ -23,15 +22,16 @@ _UNTRAINED = ("train", "random")
 
 
 def make_model(
-    entry: Network, role: str, source: DataSource, catalogue: Catalogue, *, seed: int, weights: str | None
+    entry: Network, role: str, classes: Sequence[str], catalogue: Catalogue, *, image_size: int, seed: int, weights: str | None
 ) -> tuple[nn.Module, WeightsReport | None]:
-    """(images [N, 3, H, W] -> logits [N, K], what was loaded). weights: None for initial ones, which the seed alone decides.
+    """(images [N, 3, H, W] -> logits [N, K], what was loaded). classes: the data's. image_size: pixels, of the data. weights: None for
+    initial ones, which the seed alone decides.
 
     K is the number of the data's classes, but for a teacher with num_classes. Raises RecipeError or DataError.
     """
     names = class_names(entry) if isinstance(entry, Teacher) else None
-    columns = None if names is None or _has_no_names(source, names) else match_classes(source.class_names, names, entry.class_map)
-    num_classes = num_answers(entry, source) if names is None else len(names)
+    columns = None if names is None or _have_no_names(classes, names) else match_classes(classes, names, entry.class_map)
+    num_classes = num_answers(entry, classes) if names is None else len(names)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         options = {"norm": entry.norm, "stem": entry.stem, "arguments": entry.arguments, "plugins": catalogue.models}
@@ -41,14 +41,14 @@ def make_model(
         new_head = isinstance(entry, Student) and entry.new_head
         report = load_weights(model, entry.model, weights, num_classes=num_classes, new_head=new_head, role=role)
     if columns is not None:
-        keep_classes(model, columns, entry.image_size or source.image_size)
+        keep_classes(model, columns, entry.image_size or image_size)
         report = report and dataclasses.replace(report, num_classes_kept=len(columns))
     return model, report
 
 
-def num_answers(entry: Network, source: DataSource) -> int:
-    """How many logits the network gives."""
-    return getattr(entry, "num_classes", None) or len(source.class_names)
+def num_answers(entry: Network, classes: Sequence[str]) -> int:
+    """How many logits the network gives for data of these classes."""
+    return getattr(entry, "num_classes", None) or len(classes)
 
 
 def class_names(teacher: Teacher) -> Names | None:
@@ -73,6 +73,6 @@ def _named(classes: str | Sequence[str]) -> Names:
     return tuple((line.strip(),) for line in lines if line.strip())
 
 
-def _has_no_names(source: DataSource, names: Names) -> bool:
+def _have_no_names(classes: Sequence[str], names: Names) -> bool:
     """The data's classes are numbers alone, as many as the teacher's: nothing can be matched, and the order is taken as it is."""
-    return len(source.class_names) == len(names) and all(name.isdigit() for name in source.class_names)
+    return len(classes) == len(names) and all(name.isdigit() for name in classes)

@@ -77,7 +77,7 @@ def _network(
     precision: str,
     weights: str | None,
 ) -> tuple[Network, WeightsReport | None]:
-    model, report = make_model(entry, role, source, catalogue, seed=recipe.seed, weights=weights)
+    model, report = make_model(entry, role, source.class_names, catalogue, image_size=source.image_size, seed=recipe.seed, weights=weights)
     for label, loss in losses.items():  # one by one, so that the message can name the loss that asks for what is not there
         try:
             FeatureHooks(model, loss.layers, entry.features).remove()
@@ -100,7 +100,7 @@ def _network(
 
 def _info(network: Network, entry: schema.Network, source: DataSource) -> ModelInfo:
     shapes = measure_shapes(network.model, network.hooks, network.image_size or source.image_size)
-    info = describe(network.model, entry.model, shapes, num_answers(entry, source), network.hooks.stages)
+    info = describe(network.model, entry.model, shapes, num_answers(entry, source.class_names), network.hooks.stages)
     return dataclasses.replace(info, not_pooled=_not_pooled(network, source.image_size))
 
 

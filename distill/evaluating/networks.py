@@ -34,7 +34,9 @@ def build_network(target: Target, source: DataSource, job: Job) -> tuple[Network
     if weights is not None:
         _refuse_other_model(weights, entry.model, target.name)
     try:
-        model, report = make_model(_as_trained(target), target.role, source, job.catalogue, seed=recipe.seed, weights=weights)
+        model, report = make_model(
+            _as_trained(target), target.role, source.class_names, job.catalogue, image_size=source.image_size, seed=recipe.seed, weights=weights
+        )
     except DataError:
         if weights is not None:
             _refuse_other_class_count(weights, target, source, job)

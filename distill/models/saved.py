@@ -101,15 +101,21 @@ def _fetch(name: str, file: str) -> Path:
         ) from error
     except hub.RevisionNotFoundError as error:
         raise RecipeError(f"{name!r}: the hub has no revision {revision!r} of it") from error
-    except hub.RemoteEntryNotFoundError as error:
+    except hub.LocalEntryNotFoundError as error:  # neither the hub nor the cache could be asked
+        raise _unreachable(name, file, address, error) from error
+    except hub.EntryNotFoundError as error:
         if file == _WEIGHT_FILES[0]:
             raise FileNotFoundError(address) from error
         raise DataError(f"{name!r}: it has no {file} on the hub, so it is not a network that timm can build") from error
     except hub.HFValidationError as error:
         raise RecipeError(f"{name!r}: {error}") from error
     except Exception as error:  # each network library below has errors of its own for a hub that can't be reached
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise DataError(
-            f"{name!r}: {file} could not be had from the hub ({reason[:200]}): without internet here, fetch {address} and config.json elsewhere into "
-            f"one folder, and write local-dir:FOLDER; or copy a Hugging Face cache that has it and point HF_HOME there"
-        ) from error
+        raise _unreachable(name, file, address, error) from error
+
+
+def _unreachable(name: str, file: str, address: str, error: Exception) -> DataError:
+    reason = next(iter(str(error).splitlines()), type(error).__name__)
+    return DataError(
+        f"{name!r}: {file} could not be had from the hub ({reason[:200]}): without internet here, fetch {address} and config.json elsewhere into "
+        f"one folder, and write local-dir:FOLDER; or copy a Hugging Face cache that has it and point HF_HOME there"
+    )

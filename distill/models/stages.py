@@ -65,14 +65,21 @@ def _by_running(model: nn.Module) -> list[str]:
 
 
 def _trunk(module: nn.Module, path: str, seen: Mapping[str, _Seen]) -> Iterator[str]:
-    """The parts that the picture goes through one after the other. What holds three sizes of maps or more is a row of stages, and gone into."""
+    """The parts that the picture goes through one after the other."""
     for name, child in module.named_children():
         inner = f"{path}.{name}" if path else name
-        sides = {seen[one].side for one in _seen_children(child, inner, seen)}
-        if inner in seen and len(sides) < 3:
+        if inner in seen and not _is_row_of_stages(child, inner, seen):
             yield inner
         elif any(one.startswith(f"{inner}.") for one in seen):
             yield from _trunk(child, inner, seen)
+
+
+def _is_row_of_stages(module: nn.Module, path: str, seen: Mapping[str, _Seen]) -> bool:
+    """Whether its maps have three sizes or more; or two, and it is a sequence of parts that have parts themselves. Else it is one stage, whose first
+    layer may still work at the size of the stage before."""
+    sides = {seen[one].side for one in _seen_children(module, path, seen)}
+    has_parts = isinstance(module, nn.Sequential) and any(len(list(child.children())) for child in module.children())
+    return len(sides) >= (2 if has_parts else 3)
 
 
 def _seen_children(module: nn.Module, path: str, seen: Mapping[str, _Seen]) -> list[str]:
