@@ -602,6 +602,8 @@ class TakesFeaturesAway(Hint):
 class Masked(Hint):
     """Some of the student's channels are hidden, as in MGD."""
 
+    needs_sample_ids = True
+
     def forward(self, student, teacher, batch):
         feature = student.features["layer3"]
         return super().forward(student._replace(features={"layer3": feature * self.is_seen(feature, batch)[:, :, None, None]}), teacher, batch)
@@ -612,6 +614,8 @@ class Masked(Hint):
 
 class MaskedGlobally(Masked):
     """Another mask each time, and other numbers for everybody after it."""
+
+    needs_sample_ids = False
 
     def is_seen(self, feature: Tensor, batch) -> Tensor:
         return (torch.rand(feature.shape[:2], device=feature.device) > 0.2).to(feature.dtype)
@@ -723,7 +727,19 @@ class ClassSumsByProduct(ClassSums):
         return sums.index_add(0, batch.labels, lacking @ identity) / len(lacking)
 
 
-# What a loss says that it needs: labels
+# What a loss says that it needs: labels, sample ids
+
+
+class MaskedUndeclared(Masked):
+    """Where a loop gives no ids, every picture gets the same mask in every step."""
+
+    needs_sample_ids = False
+
+
+class HintThatSaysIds(Hint):
+    """Says that it needs ids, and refuses a loop that has none for nothing."""
+
+    needs_sample_ids = True
 
 
 class LabelledUndeclared(Labelled):
@@ -1005,6 +1021,8 @@ PAIRS = [
     Pair("soft labels", HardOnlyUndeclared, HardOnly),
     Pair("labels", LabelledUndeclared, Labelled),
     Pair("labels", MaskedByLabelsUndeclared, MaskedByLabels),
+    Pair("sample ids", MaskedUndeclared, Masked),
+    Pair("sample ids", HintThatSaysIds, Hint),
     Pair("labels", BalancedUndeclared, Balanced),
     Pair("labels", ClassCentredUndeclared, ClassCentred),
     Pair("labels", PushedUndeclared, PushedAtTheLabel),
