@@ -488,6 +488,8 @@ class BooleanIndex(OthersOnly):
 class LooksAtAValue(KL):
     """Scaled by a number that must come to the CPU first."""
 
+    needs_sample_ids = True
+
     def forward(self, student, teacher, batch):
         return super().forward(student, teacher, batch) * 0.5 ** batch.view.max().item()
 
