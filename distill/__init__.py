@@ -5,9 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load_recipe", "train"]
 
-_PLACES = {"load_recipe": "distill.recipe_files", "train": "distill.job"}
+_PLACES = {
+    "load_recipe": "distill.recipe_files",
+    "train": "distill.job",
+    "make_distiller": "distill.build.own_loop",
+    "create_model": "distill.models.zoo",
+    "Distiller": "distill.engine.distiller",
+    "Network": "distill.engine.network",
+    "Teacher": "distill.engine.teacher",
+    "DistillLoss": "distill.losses.base",
+    "Batch": "distill.structures",
+    "DistillError": "distill.errors",
+}
+__all__ = ["__version__", *_PLACES]
 
 
 def __getattr__(name: str) -> Any:
@@ -17,3 +28,8 @@ def __getattr__(name: str) -> Any:
 
         return getattr(import_module(_PLACES[name]), name)
     raise AttributeError(f"module 'distill' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Names that are not imported yet too, for whoever asks what there is."""
+    return sorted({*globals(), *__all__})

@@ -21,8 +21,9 @@ from distill.engine.stopping import Stopper, end_with_launcher
 from distill.errors import DistillError, RecipeError, StoppedError
 from distill.preparation import Preparation, announce, prepare
 from distill.recipe import Recipe
-from distill.recipe_files import Draft, read_draft, to_yaml
+from distill.recipe_files import Draft, draft_of, read_draft, to_yaml
 from distill.report.console import make_console, print_result
+from distill.report.runs import Run, read_run
 from distill.report.table import compare_runs, result_table, verdict
 from distill.resolve import Catalogue
 from distill.run_folders import FinishedError, claim_again, claim_new, claim_next, claim_unfinished, default_name, named_run, open_run
@@ -31,16 +32,24 @@ from distill.teacher_store import TeacherStore
 from distill.training_run import train_run
 
 
-def train(recipe: str | None = None, overrides: Sequence[str] = (), plugins: Sequence[str] = (), *, resume: bool | str | Path = False) -> Path:
-    """Does the whole job of a recipe, as `distill train` does, and returns the run's folder. Raises DistillError.
+def train(
+    recipe: str | Path | Recipe | None = None, overrides: Sequence[str] = (), plugins: Sequence[str] = (), *, resume: bool | str | Path = False
+) -> Run:
+    """Does the whole job of a recipe, as `distill train` does, and returns the finished run: `.path` is its folder, `.summary` has its numbers as
+    fractions, `.predictions` [N] are its answers on test.
 
-    resume: a run's folder, to go on with it (no recipe is needed then), or True, to go on with an unfinished run of this recipe if there is one.
+    recipe: a name, a file, a run's folder, or what `load_recipe` returned. overrides: such as "train.epochs=1". plugins: files or modules with losses
+    and sources of your own. resume: a run's folder, to go on with it (no recipe is needed then), or True, to go on with an unfinished run of this
+    recipe if there is one. In several processes each calls it, and each gets the run.
+
+    Raises DistillError: RecipeError, DataError, DivergedError, or StoppedError where somebody asked it to stop.
     """
     catalogue, run = Catalogue(plugins), None if isinstance(resume, bool) else named_run(str(resume))
     if recipe is None and run is None:
         raise RecipeError("which recipe? name one, or a run's folder to go on with")
-    draft = read_draft(run if recipe is None else recipe, overrides)
-    return run_job(draft, check(draft, catalogue), catalogue, resume=resume is True, run=run)
+    draft = draft_of(recipe, overrides) if isinstance(recipe, Recipe) else read_draft(run if recipe is None else recipe, overrides)
+    path = run_job(draft, check(draft, catalogue), catalogue, resume=resume is True, run=run)
+    return _from_first(lambda: read_run(path), is_first=processes().is_main_process)
 
 
 def check(draft: Draft, catalogue: Catalogue) -> Recipe:
@@ -106,21 +115,32 @@ def _with_recipe(folder: record.RunFolder, recipe: Recipe) -> record.RunFolder:
 
 
 def _agree(claim: Callable[[], record.RunFolder], job: Job) -> record.RunFolder:
-    """A folder for the run, chosen and locked by the first process, which tells the others; also if it can't be had."""
+    """A folder for the run, chosen and locked by the first process, which tells the others."""
+    folders: list[record.RunFolder] = []
+
+    def chosen() -> Path:
+        folders.append(claim())
+        return folders[0].path
+
+    path = _from_first(chosen, is_first=job.is_main)
+    return folders[0] if job.is_main else record.RunFolder(path)
+
+
+def _from_first(make: Callable[[], Any], *, is_first: bool) -> Any:
+    """What the first process makes, in all of them; also the error if it can't."""
     outcome: list[Any] = [None]
-    if job.is_main:
+    if is_first:
         try:
-            folder = claim()
-            outcome = [folder.path]
+            outcome = [make()]
         except OSError as error:
             outcome = [as_data_error(error)]
         except (DistillError, FinishedError) as error:
             outcome = [error]
-    chosen = broadcast_object_list(outcome)[0]
-    if isinstance(chosen, Exception):
-        chosen.is_shared = True
-        raise chosen
-    return folder if job.is_main else record.RunFolder(chosen)
+    made = broadcast_object_list(outcome)[0]
+    if isinstance(made, Exception):
+        made.is_shared = True
+        raise made
+    return made
 
 
 def _tidy(path: Path, job: Job) -> None:

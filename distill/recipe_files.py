@@ -17,6 +17,7 @@ from distill.suggestion import did_you_mean
 
 __all__ = ["Draft", "Problem", "explain", "find_recipe", "fingerprint", "list_recipes", "load_recipe", "read_draft", "recipe_folders", "to_yaml"]
 MAX_EXTENDS, MAX_FILES = 10, 100
+_NAME = "found_as"  # beside a recipe's fields, as a cached property is: it names runs, and is no part of what the recipe says or of being equal
 
 
 class Draft(NamedTuple):
@@ -57,6 +58,7 @@ class Draft(NamedTuple):
             problems.append(Problem(printable(path), message, origin or self.origin(path)))
         if recipe is None or problems:
             raise RecipeError("\n".join(dict.fromkeys(map(str, problems))))
+        recipe.__dict__[_NAME] = self.name
         return recipe
 
     def _idle_removals(self) -> Iterator[Problem]:
@@ -78,8 +80,21 @@ def read_draft(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Draft
     return draft
 
 
+def draft_of(recipe: Recipe, overrides: Sequence[str] = ()) -> Draft:
+    """Returns the draft that a recipe could have come from, with the overrides on top."""
+    name = recipe.__dict__.get(_NAME, "recipe")
+    draft = Draft(name, tree_of(recipe.model_dump(mode="json"), f"the recipe {printable(name)}"))
+    for override in overrides:
+        draft = _override(draft, override)
+    return draft
+
+
 def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Returns the checked recipe of this name, path or run folder."""
+    """Returns the checked recipe of this name, path or run folder, with the overrides, such as "train.epochs=1", on top.
+
+    Raises one RecipeError that lists everything that is wrong with it, each with its file and line; names of losses, networks and sources are
+    looked up by `train`, which knows the plug-ins. A recipe can't be changed; `recipe.model_dump()` is all of it as plain values.
+    """
     return read_draft(name_or_path, overrides).finish()
 
 

@@ -488,6 +488,8 @@ class BooleanIndex(OthersOnly):
 class LooksAtAValue(KL):
     """Scaled by a number that must come to the CPU first."""
 
+    needs_sample_ids = True
+
     def forward(self, student, teacher, batch):
         return super().forward(student, teacher, batch) * 0.5 ** batch.view.max().item()
 
@@ -602,6 +604,8 @@ class TakesFeaturesAway(Hint):
 class Masked(Hint):
     """Some of the student's channels are hidden, as in MGD."""
 
+    needs_sample_ids = True
+
     def forward(self, student, teacher, batch):
         feature = student.features["layer3"]
         return super().forward(student._replace(features={"layer3": feature * self.is_seen(feature, batch)[:, :, None, None]}), teacher, batch)
@@ -612,6 +616,8 @@ class Masked(Hint):
 
 class MaskedGlobally(Masked):
     """Another mask each time, and other numbers for everybody after it."""
+
+    needs_sample_ids = False
 
     def is_seen(self, feature: Tensor, batch) -> Tensor:
         return (torch.rand(feature.shape[:2], device=feature.device) > 0.2).to(feature.dtype)
@@ -723,7 +729,19 @@ class ClassSumsByProduct(ClassSums):
         return sums.index_add(0, batch.labels, lacking @ identity) / len(lacking)
 
 
-# What a loss says that it needs: labels
+# What a loss says that it needs: labels, sample ids
+
+
+class MaskedUndeclared(Masked):
+    """Where a loop gives no ids, every picture gets the same mask in every step."""
+
+    needs_sample_ids = False
+
+
+class HintThatSaysIds(Hint):
+    """Says that it needs ids, and refuses a loop that has none for nothing."""
+
+    needs_sample_ids = True
 
 
 class LabelledUndeclared(Labelled):
@@ -1005,6 +1023,8 @@ PAIRS = [
     Pair("soft labels", HardOnlyUndeclared, HardOnly),
     Pair("labels", LabelledUndeclared, Labelled),
     Pair("labels", MaskedByLabelsUndeclared, MaskedByLabels),
+    Pair("sample ids", MaskedUndeclared, Masked),
+    Pair("sample ids", HintThatSaysIds, Hint),
     Pair("labels", BalancedUndeclared, Balanced),
     Pair("labels", ClassCentredUndeclared, ClassCentred),
     Pair("labels", PushedUndeclared, PushedAtTheLabel),

@@ -26,3 +26,7 @@ def test_weights_projectors_averages_and_batch_statistics_agree_between_processe
 @pytest.mark.parametrize("precision", ["fp64", "fp32"])
 def test_losses_on_two_processes_are_those_of_one_process_with_the_whole_batch(precision):
     start("coupled_losses.py", precision)
+
+
+def test_own_loop_on_two_processes_is_that_of_one_and_train_gives_each_the_run():
+    start("own_loop_processes.py")

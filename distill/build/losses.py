@@ -32,12 +32,16 @@ def make_losses(recipe: Recipe, catalogue: Catalogue) -> dict[str, DistillLoss]:
     return losses
 
 
-def set_up(losses: Mapping[str, DistillLoss], student: ModelInfo, teacher: ModelInfo | None, source: DataSource, recipe: Recipe) -> None:
-    """Gives every loss the shapes it may need; initial weights depend on the recipe's seed alone. Errors name the loss by its label."""
-    labels, seed = torch.from_numpy(source.train.labels), recipe.seed
+def training_data(source: DataSource, recipe: Recipe) -> DataInfo:
+    """What losses may know of the training pictures."""
+    labels = torch.from_numpy(source.train.labels)
     if recipe.data.labels == "none":
         labels = torch.full_like(labels, NO_LABEL)
-    data = DataInfo(torch.from_numpy(source.train.sample_ids), labels)
+    return DataInfo(torch.from_numpy(source.train.sample_ids), labels)
+
+
+def set_up(losses: Mapping[str, DistillLoss], student: ModelInfo, teacher: ModelInfo | None, data: DataInfo | None, seed: int) -> None:
+    """Gives every loss the shapes it may need; initial weights depend on the seed alone. Errors name the loss by its label."""
     for label, loss in losses.items():
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
 from distill import recipe as schema
 from distill.build.batches import made_up_batch
-from distill.build.losses import make_distiller, make_losses, set_up
+from distill.build.losses import make_distiller, make_losses, set_up, training_data
+from distill.build.measuring import measure, require_layers
 from distill.build.models import make_model, num_answers
 from distill.build.plan import plan_run
 from distill.data.sources.base import DataSource
@@ -23,12 +22,10 @@ from distill.engine.runtime import DTYPES
 from distill.engine.teacher import Teacher
 from distill.errors import DistillError, RecipeError
 from distill.losses.base import DistillLoss
-from distill.models.hooks import FeatureHooks, measure_shapes
 from distill.models.weights import WeightsReport
-from distill.models.zoo import describe
 from distill.recipe import Recipe
 from distill.resolve import Catalogue
-from distill.structures import Batch, Head, ModelInfo, Outputs
+from distill.structures import Batch, Outputs
 
 
 @dataclass(frozen=True)
@@ -55,8 +52,11 @@ def build_pieces(
         teacher_network, reports["teacher"] = _network(
             "teacher", recipe.teacher, recipe, source, catalogue, losses, device, precision, weights.get("teacher")
         )
-    teacher_info = None if teacher_network is None else _info(teacher_network, recipe.teacher, source)
-    set_up(losses, _info(student, recipe.student, source), teacher_info, source, recipe)
+    infos = [
+        None if network is None else measure(network, entry.model, source.image_size, num_answers(entry, source.class_names))
+        for network, entry in ((student, recipe.student), (teacher_network, recipe.teacher))
+    ]
+    set_up(losses, *infos, training_data(source, recipe), recipe.seed)
     student.freeze(recipe.student.frozen)
     distiller = make_distiller(recipe, student, losses, plan_run(recipe, source, world_size=1))
     distiller.to(device, DTYPES[precision] if precision == "fp64" else None)
@@ -78,11 +78,7 @@ def _network(
     weights: str | None,
 ) -> tuple[Network, WeightsReport | None]:
     model, report = make_model(entry, role, source.class_names, catalogue, image_size=source.image_size, seed=recipe.seed, weights=weights)
-    for label, loss in losses.items():  # one by one, so that the message can name the loss that asks for what is not there
-        try:
-            FeatureHooks(model, loss.layers, entry.features).remove()
-        except RecipeError as error:
-            raise RecipeError(f"losses.{label}: {role} {entry.model}: {error}") from error
+    require_layers(model, losses, entry.features, f"{role} {entry.model}")
     network = Network(
         model,
         mean=entry.mean or (report and report.mean) or source.mean,
@@ -96,31 +92,6 @@ def _network(
     dtype = torch.float64 if precision == "fp64" else None
     memory_format = torch.channels_last if recipe.train.channels_last else torch.contiguous_format
     return network.to(device, dtype).to(memory_format=memory_format), report
-
-
-def _info(network: Network, entry: schema.Network, source: DataSource) -> ModelInfo:
-    shapes = measure_shapes(network.model, network.hooks, network.image_size or source.image_size)
-    info = describe(network.model, entry.model, shapes, num_answers(entry, source.class_names), network.hooks.stages)
-    return dataclasses.replace(info, not_pooled=_not_pooled(network, source.image_size))
-
-
-@torch.no_grad()
-def _not_pooled(network: Network, image_size: int) -> frozenset[str]:
-    """The maps whose mean, given to the classifier, does not give the logits; tried on two random pictures."""
-    was_training = network.training
-    pictures = torch.randint(0, 256, (2, 3, image_size, image_size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    outputs = network.eval()(pictures.to(network.mean.device))
-    network.train(was_training)
-    maps = {name: feature.to(outputs.logits.dtype).mean(dim=(2, 3)) for name, feature in outputs.features.items() if feature.ndim == 4}
-    return frozenset(name for name, pooled in maps.items() if not _gives(outputs.logits, pooled, outputs.head))
-
-
-def _gives(logits: Tensor, pooled: Tensor, head: Head | None) -> bool:
-    if head is None or head.weight.shape[1] != pooled.shape[1]:
-        return False
-    bias = None if head.bias is None else head.bias.to(logits.dtype)
-    tolerance = 0.1 * logits.std().item() + 1e-6  # half precision is nearer than that, another input of the classifier is not
-    return (linear(pooled, head.weight.to(logits.dtype), bias) - logits).abs().max().item() < tolerance
 
 
 def rehearse(pieces: Pieces, source: DataSource, *, soft_labels: bool = False, unused: str = "error") -> list[str]:

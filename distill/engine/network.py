@@ -25,19 +25,22 @@ class Network(nn.Module):
         self,
         model: nn.Module,
         *,
-        mean: Sequence[float],
-        std: Sequence[float],
+        mean: Sequence[float] | None,
+        std: Sequence[float] | None,
         layers: Sequence[str] = (),
         aliases: Mapping[str, str] | None = None,
         autocast_dtype: torch.dtype | None = None,
         channels_last: bool = True,
         image_size: int | None = None,
     ):
-        """mean, std: [3] of the pictures in [0, 1]. autocast_dtype: None for the model's own precision. image_size: pixels a side that the model is
-        shown, whatever size the view has; None for the view's. Raises RecipeError for an unknown layer."""
+        """mean, std: [3] of the pictures in [0, 1]; None for both where pictures come as normalised floats. autocast_dtype: None for
+        the model's own precision. image_size: pixels a side that the model is shown, whatever size the view has; None for the view's.
+        Raises RecipeError for an unknown layer."""
         super().__init__()
         self.model, self.autocast_dtype, self.image_size = model, autocast_dtype, image_size
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.takes_normalised = mean is None
+        mean, std = ((0.0,) * 3, (1.0,) * 3) if mean is None else (mean, std)
         self.register_buffer("mean", 255 * torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("scale", 1 / (255 * torch.tensor(std).view(1, 3, 1, 1)), persistent=False)
         self.hooks = FeatureHooks(model, layers, aliases or {})
@@ -69,8 +72,8 @@ class Network(nn.Module):
         """Another model of the same kind, such as a moving average, seen through the same normalisation; without hooks."""
         copy = Network(
             model,
-            mean=(0.0,) * 3,
-            std=(1.0,) * 3,
+            mean=None if self.takes_normalised else (0.0,) * 3,
+            std=None if self.takes_normalised else (1.0,) * 3,
             autocast_dtype=self.autocast_dtype,
             channels_last=self.memory_format == torch.channels_last,
             image_size=self.image_size,
@@ -101,13 +104,15 @@ class Network(nn.Module):
         return pixels
 
     def _normalise(self, images: Tensor) -> Tensor:
+        if self.takes_normalised:
+            return images.to(self.mean.dtype)
         if self.image_size is not None:
             images = plain_view(images, self.image_size)
         mean = self.mean
         return images.to(mean.dtype, memory_format=self.memory_format).sub_(mean).mul_(self.scale)
 
     def forward(self, images: Tensor) -> Outputs:
-        """[N, 3, H, W] uint8 -> logits [N, K] float32 (float64 in a float64 network) and the features by name."""
+        """[N, 3, H, W] uint8, or normalised floats -> logits [N, K] float32 (float64 in a float64 network) and the features by name."""
         pixels = self._normalised(images)
         if self.autocast_dtype is None:
             logits = self.model(pixels)

@@ -29,6 +29,7 @@ class DistillLoss(nn.Module):
     needs_teacher = True  # False: works on labels alone; `teacher` may then be None
     batch_coupled = False  # True: relates samples to each other, and gets the global batch of all processes, without its images
     needs_labels = False  # True: looks at batch.labels or data.labels, and is refused where pictures have none, so that all of these are -1
+    needs_sample_ids = False  # True: looks at batch.sample_ids or batch.view, as keyed_uniform does; where a loop has none they are -1 and 0
     needs_all_logits = True  # False: classes with next to no share of the teacher's answer may share that evenly; see above
     takes_soft_labels = True  # False: refuses labels [N, K]; a loss that does not look at labels takes any
     zero_at_identity = False  # True: 0 where the student answers exactly what the teacher answers

@@ -46,6 +46,7 @@ class CRD(DistillLoss):
     """
 
     batch_coupled = True
+    needs_sample_ids = True
     needs_labels = True  # those in `data`: which pictures are of other classes
     needs_all_logits = False
     takes_soft_labels = False
@@ -62,7 +63,9 @@ class CRD(DistillLoss):
     def setup(self, student: ModelInfo, teacher: ModelInfo) -> None:
         """Raises RecipeError without training pictures of at least two classes, and for a layer that gives a map."""
         if self.data is None:
-            raise RecipeError("this loss remembers every training picture: it needs DataInfo in its attribute `data` before setup")
+            raise RecipeError(
+                "this loss remembers every training picture and was not told of them: DataInfo in `data`, train_labels in make_distiller"
+            )
         shapes = [info.shapes[self.layers[0]] for info in (student, teacher)]
         if any(shape.is_map for shape in shapes):
             raise RecipeError(f"layer must be a vector such as 'pooled', and {self.layers[0]!r} is a map")

@@ -35,6 +35,7 @@ class MGD(DistillLoss):
     The mask depends on sample and view only: the same on any number of processes and after a restart.
     """
 
+    needs_sample_ids = True
     needs_all_logits = False
 
     def __init__(self, layers: list[str] = ["layer4"], mask_ratio: float = 0.15):  # noqa: B006  never changed

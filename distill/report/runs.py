@@ -29,9 +29,9 @@ class Run:
     """One finished run. `row` is the student's part of the summary, `teacher` the teacher's (empty without one, or where it knows other classes)."""
 
     path: Path
-    summary: dict[str, Any]
-    recipe: Recipe
-    notes: list[str] = field(default_factory=list, compare=False)  # what is not as it should be, each a sentence
+    summary: dict[str, Any] = field(repr=False)
+    recipe: Recipe = field(repr=False)
+    notes: list[str] = field(default_factory=list, compare=False, repr=False)  # what is not as it should be, each a sentence
 
     @property
     def name(self) -> str:

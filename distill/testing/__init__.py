@@ -30,6 +30,7 @@ CHECKS = (
     samples.check_coupling,
     samples.check_soft_labels,
     needs.check_labels,
+    needs.check_sample_ids,
     needs.check_all_logits,
     gradients.check_student_gradient,
     gradients.check_own_parameters,
@@ -78,6 +79,7 @@ def check_loss(loss_class: type[DistillLoss], **arguments: Any) -> None:
     coupling          a batch has the mean value of its halves, unless batch_coupled
     soft labels       one-hot rows count as labels, other shares count, unless takes_soft_labels = False
     labels            no label changes anything, none of the batch and none of the data, unless needs_labels = True
+    sample ids        neither the pictures' ids nor their views change anything, unless needs_sample_ids = True
     all logits        how the teacher's smallest logits share next to nothing does not matter, unless needs_all_logits = True
     student gradient  a gradient comes to the student, and to each feature that the value depends on
     own parameters    each has a gradient and changes in training

@@ -1,9 +1,9 @@
-"""Checks of what a loss says that it needs: labels, and all of the teacher's logits. A run without these refuses it by what it says."""
+"""Checks of what a loss says that it needs: labels, sample ids, and all of the teacher's logits. A run without these refuses it by what it says."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from distill.structures import Batch, DataInfo
 from distill.testing.faults import describe_error
 from distill.testing.subject import Answer, Subject, answer, seeded, with_leaves
 from distill.testing.synthetic import Change, change, make_data
@@ -24,21 +25,25 @@ def check_labels(subject: Subject) -> Iterator[str]:
     over two calls; or it says that it does, and never touches them. Pictures without labels have -1 everywhere, and the loss would train on that.
     Usual fix: needs_labels = True, or False."""
     if subject.cls.needs_labels:
-        if not subject.arguments and not _touches_labels(subject):  # some arguments may leave out the part that looks at labels
+        if not subject.arguments and not _touches(
+            subject, lambda batch, data: (batch.labels, data.labels)
+        ):  # some arguments may leave out the part that looks at labels
             yield "needs_labels is True, but it touches neither batch.labels nor data.labels"
         return
-    usual = _answers(subject, Tensor.clone)
-    if not _are_equal(usual, _answers(subject, Tensor.clone)):
-        return  # the fault of randomness
     for what, of in {"other labels": _others, "labels of -1": _unlabelled}.items():
-        try:
-            others = _answers(subject, of)
-        except Exception as error:
-            yield f"needs_labels is False, but with {what}: {describe_error(error)}"
-            continue
-        if not _are_equal(usual, others):
-            before, after = (", ".join(f"{each.value.item():.6g}" for each in answers) for answers in (usual, others))
-            yield f"needs_labels is False, but with {what} " + (f"the value {before} became {after}" if before != after else "the gradient changed")
+        if problem := _change(subject, lambda batch, of=of: batch._replace(labels=of(batch.labels)), of):
+            yield f"needs_labels is False, but with {what}{problem}"
+
+
+def check_sample_ids(subject: Subject) -> Iterator[str]:
+    """The loss says that it does not look at the pictures' ids and views, and its value or gradient changes with those, over two calls; or it says
+    that it does, and never touches them. A loop that has none gives -1 and 0, and the loss would draw the same numbers for every picture.
+    Usual fix: needs_sample_ids = True, or False."""
+    if subject.cls.needs_sample_ids:
+        if not subject.arguments and not _touches(subject, lambda batch, data: (batch.sample_ids, batch.view)):
+            yield "needs_sample_ids is True, but it touches neither batch.sample_ids nor batch.view"
+    elif problem := _change(subject, lambda batch: batch._replace(sample_ids=_unlabelled(batch.sample_ids), view=batch.view + 1), Tensor.clone):
+        yield f"needs_sample_ids is False, but with other sample_ids and views{problem}"
 
 
 def check_all_logits(subject: Subject) -> Iterator[str]:
@@ -73,12 +78,27 @@ def _tails(subject: Subject) -> dict[str, Tensor]:
     }
 
 
-def _answers(subject: Subject, of: Change) -> list[Answer]:
-    """What a new loss answers for two batches in turn, with labels changed wherever there are some: the second call sees what the first one kept."""
+def _change(subject: Subject, of_batch: Callable[[Batch], Batch], of_labels: Change) -> str | None:
+    """What changes with the batches, and with the labels of the training pictures; None if nothing does."""
+    usual = _answers(subject, lambda batch: batch, Tensor.clone)
+    if not _are_equal(usual, _answers(subject, lambda batch: batch, Tensor.clone)):
+        return None  # the fault of randomness
+    try:
+        others = _answers(subject, of_batch, of_labels)
+    except Exception as error:
+        return f": {describe_error(error)}"
+    if _are_equal(usual, others):
+        return None
+    before, after = (", ".join(f"{each.value.item():.6g}" for each in answers) for answers in (usual, others))
+    return f" the value {before} became {after}" if before != after else " the gradient changed"
+
+
+def _answers(subject: Subject, of_batch: Callable[[Batch], Batch], of_labels: Change) -> list[Answer]:
+    """What a new loss answers for two batches in turn: the second call sees what the first one kept."""
     data = make_data()
-    loss = subject.make(data=replace(data, labels=of(data.labels)))
+    loss = subject.make(data=replace(data, labels=of_labels(data.labels)))
     cases = [subject.make_case(seed=seed) for seed in range(2)]
-    return [answer(loss, case._replace(batch=case.batch._replace(labels=of(case.batch.labels)))) for case in cases]
+    return [answer(loss, case._replace(batch=of_batch(case.batch))) for case in cases]
 
 
 def _others(labels: Tensor) -> Tensor:
@@ -100,9 +120,9 @@ def _is_equal(first: Answer, second: Answer) -> bool:
     return all(one is other or (one is not None and other is not None and torch.equal(one, other)) for one, other in pairs)
 
 
-def _touches_labels(subject: Subject) -> bool:
+def _touches(subject: Subject, what: Callable[[Batch, DataInfo], tuple[Tensor, ...]]) -> bool:
     data, case = make_data(), subject.make_case()
-    with seeded(), _Touched(data.labels, case.batch.labels) as touched:
+    with seeded(), _Touched(*what(case.batch, data)) as touched:
         subject.make(data=data)(with_leaves(case.student)[0], case.teacher, case.batch)
     return touched.is_touched
 

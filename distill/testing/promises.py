@@ -17,6 +17,8 @@ from distill.testing.places import compiled_answer, data_dependence, warnings_of
 from distill.testing.subject import Subject, answer, with_leaves
 from distill.testing.synthetic import STUDENT, TEACHER, Network
 
+_FLAGS = ("needs_teacher", "batch_coupled", "needs_labels", "needs_sample_ids", "needs_all_logits", "takes_soft_labels", "zero_at_identity")
+
 
 def check_construction(loss_class: type[DistillLoss], arguments: Mapping[str, Any]) -> Iterator[str]:
     """The loss can't be made with these arguments, set up for two small networks, or copied, so nothing more was looked at.
@@ -45,10 +47,10 @@ def check_forward(loss_class: type[DistillLoss], arguments: Mapping[str, Any]) -
 
 def check_declarations(subject: Subject) -> Iterator[str]:
     """What the class says of itself can't be used as it is. Usual fix: True or False for needs_teacher, batch_coupled, needs_labels,
-    needs_all_logits, takes_soft_labels and zero_at_identity; a whole number of bytes. A loss whose arguments are not the defaults may have another
-    needs_all_logits than its class. Without needs_teacher, one may be there all the same."""
+    needs_sample_ids, needs_all_logits, takes_soft_labels and zero_at_identity; a whole number of bytes. A loss whose arguments are not the defaults
+    may have another needs_all_logits than its class. Without needs_teacher, one may be there all the same."""
     loss = subject.loss()
-    for flag in ("needs_teacher", "batch_coupled", "needs_labels", "needs_all_logits", "takes_soft_labels", "zero_at_identity"):
+    for flag in _FLAGS:
         in_class, in_loss = getattr(subject.cls, flag), getattr(loss, flag)
         may_differ = flag == "needs_all_logits" and bool(subject.arguments)
         if not isinstance(in_class, bool) or not isinstance(in_loss, bool) or (in_class is not in_loss and not may_differ):

@@ -9,6 +9,7 @@ import torch
 
 from distill.build import pieces as pieces_module
 from distill.build.arguments import check_arguments, construct
+from distill.build.measuring import measure
 from distill.build.pieces import build_pieces, rehearse
 from distill.build.plan import plan_run
 from distill.data.sources.synthetic import Synthetic
@@ -112,7 +113,7 @@ def test_losses_know_which_map_the_classifier_takes_the_mean_of():
         network, _ = pieces_module._network(
             "student", recipe.student, recipe, SOURCE, Catalogue(), {"fitnet": FitNet(layers=[layer])}, CPU, precision="bf16", weights=None
         )
-        return pieces_module._info(network, recipe.student, SOURCE).not_pooled
+        return measure(network, model, 64).not_pooled
 
     assert of("resnet18", "layer4") == of("timm/regnety_002", "s4") == frozenset()
     assert of("resnet18", "layer3") == {"layer3"}

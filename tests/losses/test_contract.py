@@ -7,7 +7,7 @@ import pytest
 from distill.losses.base import DistillLoss
 from distill.resolve import Catalogue
 from distill.testing import check_loss
-from distill.testing.needs import check_all_logits, check_labels
+from distill.testing.needs import check_all_logits, check_labels, check_sample_ids
 from distill.testing.subject import Subject
 from distill.testing.synthetic import change
 
@@ -56,12 +56,19 @@ def test_every_variant_is_of_a_loss_that_there_is():
 
 # What each says that it needs
 
+LOOK_AT_IDS = {"crd", "mgd"}
 LOOK_AT_LABELS = {"ce", "crd", "dkd", "nkd", "rld", "tfkd", "wkd_l", "wsld"}
 LEAVE_OUT_WHAT_NEEDS_ALL_LOGITS = [("srrl", {"beta": 0.0}), ("dist", {"temperature": 4.0, "gamma": 0.0})]
 
 
 def test_the_losses_whose_equation_has_a_label_or_a_class_of_the_data_say_that_they_need_labels():
     assert {name for name in CATALOGUE.names("losses") if CATALOGUE.get("losses", name).needs_labels} == LOOK_AT_LABELS
+
+
+def test_the_losses_that_draw_numbers_or_remember_pictures_say_that_they_need_their_ids():
+    assert {name for name in CATALOGUE.names("losses") if CATALOGUE.get("losses", name).needs_sample_ids} == LOOK_AT_IDS
+    for name in LOOK_AT_IDS:
+        assert list(check_sample_ids(Subject(_denying(CATALOGUE.get("losses", name), "needs_sample_ids"), {})))
 
 
 @EACH
