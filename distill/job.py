@@ -152,9 +152,8 @@ def _tidy(path: Path, job: Job) -> None:
 
 def _do(preparation: Preparation, folder: record.RunFolder, source: DataSource, job: Job) -> dict[str, Any]:
     """Trains what has to be trained; returns the summary of the main run, with the student alone in it where there is one."""
-    recipe, costs, weights = preparation.recipe, preparation.costs, None
-    if preparation.teacher is not None:
-        weights = TeacherStore().get_or_train(preparation.teacher, source, job, {"student": costs["teacher"]})
+    recipe, costs = preparation.recipe, preparation.costs
+    weights = TeacherStore().get_or_train_all(recipe, preparation.teachers, source, job)
     alone = preparation.finished_control
     if alone is None and preparation.control is not None:
         alone = _train_control(preparation.control, f"{folder.path.name}-alone", source, job, costs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from accelerate.utils import broadcast_object_list
 
@@ -20,11 +20,12 @@ from distill.engine.costs import Costs, measure_costs
 from distill.engine.runtime import only_deterministic, precision_in_words, resolve_precision
 from distill.recipe import Recipe
 from distill.recipe_losses import Schedule
+from distill.recipe_teachers import taught_by
 from distill.report.console import duration
 from distill.run_results import run_fingerprint
 from distill.running import Job
 from distill.student_alone import control_recipe, is_alone
-from distill.teacher_store import TeacherStore, teacher_recipe
+from distill.teacher_store import TeacherPlan, TeacherStore, teacher_recipe
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,7 @@ class Preparation:
 
     recipe: Recipe
     costs: Mapping[str, Costs]  # of "student" and "teacher"
-    teacher: Recipe | None  # the recipe of a teacher of our own making
-    known_teacher: dict[str, Any] | None  # the summary of that teacher, if it is there
+    teachers: Mapping[str, TeacherPlan]  # by role, those of our own making
     control: Recipe | None
     finished_control: Path | None
     notes: Sequence[str]  # what the person should know of this recipe's losses
@@ -44,31 +44,50 @@ class Preparation:
 def prepare(recipe: Recipe, source: DataSource, job: Job) -> Preparation:
     """Raises RecipeError or DataError for whatever would fail later."""
     plan_run(recipe, source, job.state.num_processes)
-    teacher = known_teacher = control = finished = None
-    if recipe.teacher is not None and recipe.teacher.weights == "train":
-        teacher, store = teacher_recipe(recipe, job), TeacherStore()
-        plan_run(teacher, source, job.state.num_processes)
-        known_teacher = store.find(store.path(teacher, source))
+    control = finished = None
     if recipe.control and not is_alone(recipe):
         control = control_recipe(recipe)
         finished = _find_finished(control, source, job)
-    costs, notes, keeps_answers = _rehearse(recipe, source, job, trains_teacher=teacher is not None and known_teacher is None)
-    return Preparation(recipe, costs, teacher, known_teacher, control, finished, notes, keeps_answers)
+    rehearsed = _rehearse(recipe, source, job)
+    return Preparation(recipe, rehearsed.costs, rehearsed.teachers, control, finished, rehearsed.notes, rehearsed.keeps_answers)
 
 
-def _rehearse(recipe: Recipe, source: DataSource, job: Job, *, trains_teacher: bool) -> tuple[dict[str, Costs], list[str], bool]:
-    """Builds everything with initial weights, takes one step, and measures the networks. Returns (costs by role, notes, whether answers are kept)."""
+class _Rehearsed(NamedTuple):
+    costs: dict[str, Costs]  # by role
+    notes: list[str]
+    keeps_answers: bool
+    teachers: dict[str, TeacherPlan]
+
+
+def _rehearse(recipe: Recipe, source: DataSource, job: Job) -> _Rehearsed:
+    """Builds everything with initial weights, takes one step, and measures the networks; the same for each teacher that must be distilled first."""
+    store, makers = TeacherStore(), {role: teacher_recipe(recipe, job) for role, teacher in taught_by(recipe).items() if teacher.weights == "train"}
+    for maker in makers.values():
+        plan_run(maker, source, job.state.num_processes)
+    known = {role: store.find(store.path(maker, source)) for role, maker in makers.items()}
     precision = resolve_precision(recipe.train.precision, job.state.device)
     pieces = build_pieces(recipe, job.catalogue, source, device=job.state.device, precision=precision, weights={})
     with only_deterministic(recipe.deterministic):
         notes = rehearse(pieces, source, soft_labels=has_soft_labels(recipe, source), unused=recipe.train.unused)
     costs = {"student": measure_costs(pieces.distiller.student, source.image_size, is_trained=True)}
     if pieces.teacher is not None:
-        costs["teacher"] = measure_costs(pieces.teacher.network, source.image_size, is_trained=trains_teacher)
+        is_trained = "teacher" in known and known["teacher"] is None
+        costs["teacher"] = measure_costs(pieces.teacher.network, source.image_size, is_trained=is_trained)
     notes += loss_notes(pieces.distiller, recipe, source, job.state.num_processes)
     if make_views(recipe, source).mixes and source.train.pixels is None:
         notes.append("data.augment mixes pictures: each training picture is read and decoded twice, once as another's partner")
-    return costs, notes, pieces.teacher is not None and why_not_kept(recipe, pieces) is None
+    keeps_answers = pieces.teacher is not None and why_not_kept(recipe, pieces) is None
+    del pieces  # before others are built
+    plans = {role: _plan(maker, known[role], costs[role], source, job) for role, maker in makers.items()}
+    return _Rehearsed(costs, notes, keeps_answers, plans)
+
+
+def _plan(maker: Recipe, summary: dict[str, Any] | None, costs: Costs, source: DataSource, job: Job) -> TeacherPlan:
+    """costs: of the network that this recipe makes."""
+    if summary is not None or not taught_by(maker):
+        return TeacherPlan(maker, summary, {"student": costs})
+    rehearsed = _rehearse(maker, source, job)
+    return TeacherPlan(maker, None, rehearsed.costs, rehearsed.teachers, rehearsed.keeps_answers)
 
 
 def _find_finished(control: Recipe, source: DataSource, job: Job) -> Path | None:
@@ -101,14 +120,7 @@ def announce(preparation: Preparation, path: Path, source: DataSource, job: Job)
 def _steps(preparation: Preparation, source: DataSource, job: Job) -> Iterator[tuple[str, float]]:
     """(what, about how many seconds) of each thing to do."""
     recipe, costs = preparation.recipe, preparation.costs
-    if recipe.teacher is not None:
-        if preparation.teacher is None:
-            yield f"load the teacher {recipe.teacher.model}, weights {recipe.teacher.weights}", 0.0
-        elif preparation.known_teacher is not None:
-            yield f"use the teacher {recipe.teacher.model} again that was trained on {preparation.known_teacher['created'][:10]}", 0.0
-        else:
-            seconds = _seconds(preparation.teacher, source, job, costs["teacher"])
-            yield f"train the teacher {recipe.teacher.model} for {_length(preparation.teacher)}, once: it is kept for later runs", seconds
+    yield from _teacher_steps(recipe, preparation.teachers, source, job)
     if preparation.finished_control is not None:
         yield f"use the student alone again from {preparation.finished_control}", 0.0
     elif preparation.control is not None:
@@ -116,11 +128,29 @@ def _steps(preparation: Preparation, source: DataSource, job: Job) -> Iterator[t
             f"train the student {recipe.student.model} alone for {_length(recipe)}, to compare with",
             _seconds(recipe, source, job, costs["student"]),
         )
-    terms = " + ".join(f"{_weight_in_words(entry.weight)} {label}" for label, entry in recipe.losses.items())
     yield (
-        f"train the student {recipe.student.model} for {_length(recipe)} on {terms}",
+        f"train the student {recipe.student.model} for {_length(recipe)} on {_terms(recipe)}",
         _seconds(recipe, source, job, costs["student"], costs.get("teacher"), keeps_answers=preparation.keeps_answers),
     )
+
+
+def _teacher_steps(recipe: Recipe, plans: Mapping[str, TeacherPlan], source: DataSource, job: Job) -> Iterator[tuple[str, float]]:
+    """What it takes to have what this recipe learns from: the first network of a chain first."""
+    for role, teacher in taught_by(recipe).items():
+        plan, who = plans.get(role), f"the {'teacher' if teacher.teacher is None else 'assistant'} {teacher.model}"
+        if plan is None:
+            yield f"load {who}, weights {teacher.weights}", 0.0
+        elif plan.summary is not None:
+            yield f"use {who} again that was trained on {plan.summary['created'][:10]}", 0.0
+        else:
+            yield from _teacher_steps(plan.recipe, plan.teachers, source, job)
+            learned = "" if teacher.teacher is None else f" on {_terms(plan.recipe)} from {teacher.teacher.model}"
+            seconds = _seconds(plan.recipe, source, job, plan.costs["student"], plan.costs.get("teacher"), keeps_answers=plan.keeps_answers)
+            yield f"train {who} for {_length(plan.recipe)}{learned}, once: it is kept for later runs", seconds
+
+
+def _terms(recipe: Recipe) -> str:
+    return " + ".join(f"{_weight_in_words(entry.weight)} {label}" for label, entry in recipe.losses.items())
 
 
 def _weight_in_words(weight: float | str | Schedule) -> str:

@@ -4,10 +4,10 @@ import difflib
 from collections.abc import Iterator
 from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, Field, StrictBool, ValidationError
+from pydantic import BaseModel, Field, StrictBool, ValidationError, ValidationInfo, field_validator
 
 from distill.recipe_losses import LossEntry, Schedule
-from distill.recipe_networks import Cache, Network, Student, Teacher
+from distill.recipe_networks import Cache, Network, Student, Teacher, check_chain
 from distill.recipe_train import Train
 from distill.recipe_types import (
     Arguments,
@@ -84,10 +84,18 @@ class Recipe(Section):
     fast: Literal["auto", "off", "compile"] = Field("auto", description="auto (what pays), off, or compile (also student and losses, always).")
     teacher: Teacher | None = Field(None, description="The network that is learned from; null for none.")
     student: Student = Field(description="The network that learns.")
+    chain: list[Text] | None = Field(None, description="Teacher, assistants and student, each of which learns from the one before; null for none.")
     losses: dict[Label, LossEntry] = Field(min_length=1, description="Label -> one term of the loss.")
     control: StrictBool = Field(False, description="Also train the student alone, as a run of its own.")
     data: Data = Field(description="Which images, and how they are varied.")
     train: Train = Field(description="How long and with which optimizer.")
+
+    @field_validator("chain")
+    @classmethod
+    def _leads_from_teacher_to_student(cls, chain: list[str] | None, info: ValidationInfo) -> list[str] | None:
+        if chain is not None and {"teacher", "student"} <= set(info.data):  # what is wrong with these has its own message
+            check_chain(chain, info.data["teacher"], info.data["student"])
+        return chain
 
 
 _WORDS = {
@@ -147,6 +155,6 @@ def _known_paths(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
     for name, field in model.model_fields.items():
         yield prefix + name
         for part in (field.annotation, *get_args(field.annotation)):
-            # a loss takes keys that only the loss knows, and its label stands in between
-            if isinstance(part, type) and issubclass(part, BaseModel) and part is not LossEntry:
+            # a loss takes keys that only the loss knows, and its label stands in between; a teacher's own teacher has the keys of the teacher
+            if isinstance(part, type) and issubclass(part, BaseModel) and part not in (LossEntry, model):
                 yield from _known_paths(part, f"{prefix}{name}.")

@@ -1,7 +1,5 @@
 """From a name to a Recipe: finds the file, merges what it extends and what is overridden, and knows where each value was written."""
 
-import hashlib
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -11,11 +9,26 @@ from pydantic import ValidationError
 
 from distill.errors import RecipeError
 from distill.recipe import Recipe, shown_value, what_is_wrong
+from distill.recipe_identity import WHERE_WEIGHTS_ARE, differences, fingerprint, leaves
 from distill.recipe_search import all_names, find_recipe, is_file, list_recipes, name_of, read_text, real_path, recipe_folders, refuse, shown_path
+from distill.recipe_teachers import in_full
 from distill.recipe_yaml import MAX_NESTING, Node, Problem, dotted, merge, nodes_along, parse, plain_values, printable, to_yaml, tree_of
 from distill.suggestion import did_you_mean
 
-__all__ = ["Draft", "Problem", "explain", "find_recipe", "fingerprint", "list_recipes", "load_recipe", "read_draft", "recipe_folders", "to_yaml"]
+__all__ = [
+    "WHERE_WEIGHTS_ARE",
+    "Draft",
+    "Problem",
+    "differences",
+    "explain",
+    "find_recipe",
+    "fingerprint",
+    "list_recipes",
+    "load_recipe",
+    "read_draft",
+    "recipe_folders",
+    "to_yaml",
+]
 MAX_EXTENDS, MAX_FILES = 10, 100
 _NAME = "found_as"  # beside a recipe's fields, as a cached property is: it names runs, and is no part of what the recipe says or of being equal
 
@@ -44,7 +57,7 @@ class Draft(NamedTuple):
         return self._replace(tree=merge(self.tree, tree_of(values, origin)))
 
     def finish(self, extra_problems: Iterable[Problem] = ()) -> Recipe:
-        """Returns the checked recipe; raises one RecipeError that lists every problem, the given ones included."""
+        """Returns the checked recipe, its chain in full; raises one RecipeError that lists every problem, the given ones included."""
         recipe, problems = None, list(self.problems)
         known = {problem.path for problem in problems}
         try:
@@ -58,6 +71,7 @@ class Draft(NamedTuple):
             problems.append(Problem(printable(path), message, origin or self.origin(path)))
         if recipe is None or problems:
             raise RecipeError("\n".join(dict.fromkeys(map(str, problems))))
+        recipe = in_full(recipe)
         recipe.__dict__[_NAME] = self.name
         return recipe
 
@@ -196,44 +210,17 @@ class _Reader:
 def explain(draft: Draft, recipe: Recipe) -> list[tuple[str, Any, str]]:
     """Returns (path, value, origin) of everything in the recipe, defaults included."""
     rows = []
-    for path, value in _leaves(recipe.model_dump(mode="json")):
-        along = nodes_along(draft.tree, path)
-        rows.append((dotted(path), value, along[-1].origin if len(along) > len(path) else "default"))
+    for path, value in leaves(recipe.model_dump(mode="json")):
+        place = _written_at(path, draft.tree.value.get("chain"))
+        along = nodes_along(draft.tree, place)
+        rows.append((dotted(path), value, along[-1].origin if len(along) > len(place) else "default"))
     return rows
 
 
-def _leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    if isinstance(value, dict) and value:
-        for key, item in value.items():
-            yield from _leaves(item, (*path, key))
-    else:
-        yield path, value
-
-
-def fingerprint(recipe: Recipe) -> str:
-    """Returns a SHA-256 over what decides the training's result: not over names, places, workers or checks.
-
-    The pictures themselves are left to the fingerprint of their source.
-    """
-    return hashlib.sha256(json.dumps(recipe.model_dump(mode="json", exclude=_ASIDE), sort_keys=True).encode()).hexdigest()
-
-
-def differences(old: Recipe, new: Recipe, *, apart_from: Sequence[str] = ()) -> list[str]:
-    """Returns, in words, each value that decides the training's result and is not the same in both, but for the paths given."""
-    both = [{dotted(path): value for path, value in _leaves(recipe.model_dump(mode="json", exclude=_ASIDE))} for recipe in (old, new)]
-    paths = [path for path in {**both[0], **both[1]} if path not in apart_from and both[0].get(path, _ABSENT) != both[1].get(path, _ABSENT)]
-    return [f"{path}: {_shown(both[0], path)} then, {_shown(both[1], path)} now" for path in paths]
-
-
-def _shown(values: dict[str, Any], path: str) -> str:
-    return shown_value(values[path]) if path in values else "not there"
-
-
-WHERE_WEIGHTS_ARE = ("teacher.weights", "student.weights")  # which they are is known by their hash when a run goes on
-_ABSENT = object()
-_ASIDE: dict[str, Any] = {
-    "data": {"root", "workers"},
-    "train": {"log_every", "log_gradients_every", "checkpoint_every_minutes", "checkpoint_every_steps", "keep_checkpoints"},
-    "teacher": {"check": True, "claimed_top1": True, "cache": {"folder"}},
-    **dict.fromkeys(("description", "run_name", "runs_dir", "control", "time_limit", "tracking", "deterministic"), True),
-}
+def _written_at(path: tuple[str, ...], chain: Node | None) -> tuple[str, ...]:
+    """Where a value stands in the recipe's files: the first network of a chain in `teacher`, and the others in nothing but the chain."""
+    if chain is None or chain.value is None or path[0] != "teacher":
+        return path
+    depth = len(chain.value) - 1
+    is_of_the_first = path[:depth] == ("teacher",) * depth and path[depth:] not in ((), ("model",))
+    return path[depth - 1 :] if is_of_the_first else ("chain",)

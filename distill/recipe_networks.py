@@ -47,6 +47,7 @@ class Teacher(Network):
     )
     class_map: dict[str, Text] = Field({}, description="Class of the data -> the teacher's name for it, where they differ.")
     weights: Text = Field("train", description="A file, a run folder, a published name, or train: train it first with its own recipe.")
+    teacher: "Teacher | None" = Field(None, description="What this one learns from first, which makes it an assistant; null for labels alone.")
     recipe: Text | None = Field(None, description="The recipe that trains the teacher; needed when weights is train.")
     overrides: Arguments = Field({}, description="Values merged into the teacher's recipe.")
     cache: Cache = Field(Cache(), description="Where the teacher's answers are kept.")
@@ -67,9 +68,33 @@ class Teacher(Network):
             raise ValueError("is for answers that are compared by name, and teacher.num_classes says that they are not: leave out one of them")
         return class_map
 
+    @field_validator("teacher")
+    @classmethod
+    def _is_learned_from(cls, teacher: "Teacher | None", info: ValidationInfo) -> "Teacher | None":
+        if teacher is not None and info.data.get("weights", "train") != "train":
+            raise ValueError(f"is never asked, because the weights of {info.data['model']} are named; leave out one of them")
+        return teacher
+
     @field_validator("recipe")
     @classmethod
     def _trained_by_something(cls, recipe: str | None, info: ValidationInfo) -> str | None:
-        if recipe is None and info.data.get("weights") == "train":
+        is_assistant = info.data.get("teacher") is not None
+        if recipe is None and info.data.get("weights") == "train" and "teacher" in info.data and not is_assistant:
             raise ValueError("must name the recipe that trains the teacher because teacher.weights is 'train'")
+        if recipe is not None and is_assistant:
+            raise ValueError("must be left out: an assistant is trained with the losses and the schedule of the recipe that it teaches in")
         return recipe
+
+
+def check_chain(chain: list[str], teacher: Teacher | None, student: Student | None) -> None:
+    """Raises ValueError where a chain does not fit the recipe's teacher, which is its first network, and its student, which is its last."""
+    if len(chain) < 3:
+        raise ValueError("must name three networks at least: a teacher, one or more assistants, and the student; for two, set teacher.model")
+    if teacher is None:
+        raise ValueError(f"needs a teacher section, which says how {chain[0]} is trained (recipe) or where its weights are")
+    if teacher.teacher is not None:
+        raise ValueError("says what teacher.teacher says too; leave out one of them")
+    if teacher.cache.folder is not None:
+        raise ValueError("has several teachers, whose answers can't share one folder; leave out teacher.cache.folder")
+    if student is not None and student.model != chain[-1]:
+        raise ValueError(f"must end in the student, and student.model is {student.model}; make them the same")

@@ -7,6 +7,7 @@ import hashlib
 import shutil
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from distill.errors import DataError
 from distill.places import cache_folder
 from distill.recipe import Recipe
 from distill.recipe_files import fingerprint, read_draft, to_yaml
+from distill.recipe_teachers import assistant_recipe, taught_by
 from distill.report.console import duration
 from distill.running import Job, status_of
 from distill.training_run import TeacherWeights, train_run
@@ -30,9 +32,23 @@ _SHARED_DATA = ("source", "root", "image_size", "val_fraction", "view_seed", "ar
 _SHARED_TRAIN = ("checkpoint_every_minutes", "checkpoint_every_steps", "keep_checkpoints")
 
 
+@dataclass(frozen=True)
+class TeacherPlan:
+    """What it takes to have a teacher of our own making."""
+
+    recipe: Recipe  # that trains it
+    summary: dict[str, Any] | None  # of that teacher, if it is there
+    costs: Mapping[str, Costs]  # of "student", which it is when it is trained, and of what teaches it
+    teachers: Mapping[str, TeacherPlan] = field(default_factory=dict)  # by role, of what teaches it, where it is still to be trained
+    keeps_answers: bool = False  # whether what teaches it is asked once for each view
+
+
 def teacher_recipe(recipe: Recipe, job: Job) -> Recipe:
-    """The recipe that trains this recipe's teacher: its own, on this recipe's data, with this recipe's `teacher` section as the student."""
+    """The recipe that trains this recipe's teacher: its own, on this recipe's data, with this recipe's `teacher` section as the student. Of an
+    assistant, this recipe's losses and schedule."""
     teacher = recipe.teacher
+    if teacher.teacher is not None:
+        return assistant_recipe(recipe)
     network = teacher.model_dump(include={"model", "norm", "stem", "arguments", "features", "mean", "std"})
     data = recipe.data.model_dump(include=set(_SHARED_DATA))
     shared = {"student": network, "data": data, "train": recipe.train.model_dump(include=set(_SHARED_TRAIN))}
@@ -40,6 +56,14 @@ def teacher_recipe(recipe: Recipe, job: Job) -> Recipe:
     draft = read_draft(teacher.recipe).merged(shared, "the recipe that it teaches in")
     draft = draft.merged(teacher.overrides, "teacher.overrides")
     return draft.finish(find_problems(draft.values, job.catalogue))
+
+
+def makers_of(plans: Mapping[str, TeacherPlan]) -> Iterator[Recipe]:
+    """The recipes of the teachers that are to be trained, in that order."""
+    for plan in plans.values():
+        if plan.summary is None:
+            yield from makers_of(plan.teachers)
+            yield plan.recipe
 
 
 class TeacherStore:
@@ -57,37 +81,52 @@ class TeacherStore:
     def find(self, path: Path) -> dict[str, Any] | None:
         """The summary of a teacher that is there."""
         summary = record.read_json(path / record.SUMMARY_FILE)
-        is_whole = isinstance(summary.get("created"), str) and "val_top1" in (summary.get("alone") or {}) and (path / record.WEIGHTS_FILE).is_file()
+        is_whole = isinstance(summary.get("created"), str) and "val_top1" in own_row(summary) and (path / record.WEIGHTS_FILE).is_file()
         return summary if is_whole else None
 
-    def get_or_train(self, recipe: Recipe, source: DataSource, job: Job, costs: Mapping[str, Costs]) -> TeacherWeights:
-        """The teacher, trained first if it is not there; another job that is training it is waited for."""
-        path = self.path(recipe, source)
+    def kept(self, recipe: Recipe, source: DataSource, job: Job) -> dict[str, tuple[Path, dict[str, Any] | None]]:
+        """role -> (where it is kept, its summary if it is there) of each teacher of this recipe that is of our own making."""
+        makers = {role: teacher_recipe(recipe, job) for role, teacher in taught_by(recipe).items() if teacher.weights == "train"}
+        return {role: (path := self.path(maker, source), self.find(path)) for role, maker in makers.items()}
+
+    def get_or_train(self, plan: TeacherPlan, source: DataSource, job: Job) -> TeacherWeights:
+        """The teacher, trained first if it is not there, and before it what teaches it; another job that is training it is waited for."""
+        path = self.path(plan.recipe, source)
         with self._locked(path, job):
             summary = self._agreed(path, job)
             if summary is None:
-                summary = self._train(path, recipe, source, job, costs)
+                summary = self._train(path, plan, source, job)
             elif job.is_main:
-                job.console.print(f"teacher: {recipe.student.model} trained on {summary['created'][:10]} is used again ({path})")
-        return TeacherWeights(path / record.WEIGHTS_FILE, summary["alone"]["val_top1"])
+                job.console.print(f"teacher: {plan.recipe.student.model} trained on {summary['created'][:10]} is used again ({path})")
+        before = [*summary.get("chain", []), summary["teacher"]] if "distilled" in summary else []
+        return TeacherWeights(path / record.WEIGHTS_FILE, own_row(summary)["val_top1"], before)
+
+    def get_or_train_all(self, recipe: Recipe, plans: Mapping[str, TeacherPlan], source: DataSource, job: Job) -> dict[str, TeacherWeights]:
+        """By role, each teacher of this recipe that is of our own making. Raises DataError for one that was there at first, and is gone."""
+        for role, teacher in taught_by(recipe).items():
+            if teacher.weights == "train" and role not in plans:
+                raise DataError(f"{recipe.student.model} has to be trained after all, because its folder has been removed: start the job again")
+        return {role: self.get_or_train(plan, source, job) for role, plan in plans.items()}
 
     def _agreed(self, path: Path, job: Job) -> dict[str, Any] | None:
         """What the first process finds, told to all: the folder may be seen later from another machine."""
         found = [self.find(path) if job.is_main else None]
         return broadcast_object_list(found)[0]
 
-    def _train(self, path: Path, recipe: Recipe, source: DataSource, job: Job, costs: Mapping[str, Costs]) -> dict[str, Any]:
+    def _train(self, path: Path, plan: TeacherPlan, source: DataSource, job: Job) -> dict[str, Any]:
         """Trains in a folder beside the final one, which is renamed when all is there. What an earlier job has left in it is gone on with: the lock
         says that none is at work, and the folder's name that it is the same teacher."""
-        unfinished = record.RunFolder(path.with_name(f"{path.name}.unfinished"))
+        recipe, unfinished = plan.recipe, record.RunFolder(path.with_name(f"{path.name}.unfinished"))
         if job.is_main:
             shutil.rmtree(path, ignore_errors=True)  # without a whole summary it is no teacher
             unfinished.path.mkdir(parents=True, exist_ok=True)
             unfinished.write_text(record.RECIPE_FILE, to_yaml(recipe))
         summary = self._agreed(unfinished.path, job)  # finished, and killed before it got its name
         if summary is None:
+            weights = self.get_or_train_all(recipe, plan.teachers, source, job)
             with status_of(unfinished, job):
-                summary = train_run(recipe, f"teacher {recipe.student.model}", unfinished, source, job, costs=costs)
+                name = f"{'assistant' if weights else 'teacher'} {recipe.student.model}"
+                summary = train_run(recipe, name, unfinished, source, job, costs=plan.costs, teacher_weights=weights)
         if job.is_main:
             unfinished.path.rename(path)
             shutil.rmtree(path / record.CHECKPOINTS, ignore_errors=True)
@@ -110,6 +149,11 @@ class TeacherStore:
             yield
         finally:
             lock.release()
+
+
+def own_row(summary: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the summary of a teacher says of itself: an assistant was distilled."""
+    return summary.get("alone") or summary.get("distilled") or {}
 
 
 def _try(lock: FileLock) -> bool:

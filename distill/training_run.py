@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -46,6 +47,7 @@ class TeacherWeights:
 
     path: Path
     val_top1: float
+    before: Sequence[Mapping[str, Any]] = ()  # rows of a summary: the networks before it in a chain, the first one first
 
 
 @dataclass(frozen=True)
@@ -69,9 +71,10 @@ def train_run(
     job: Job,
     *,
     costs: Mapping[str, Costs],
-    teacher_weights: TeacherWeights | None = None,
+    teacher_weights: Mapping[str, TeacherWeights] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """Trains and returns the run's summary, which is in its folder too. costs: of "student" and "teacher", as rehearsed.
+    """Trains and returns the run's summary, which is in its folder too. costs: of "student" and "teacher", as rehearsed. teacher_weights: by role, of
+    what was trained for this run.
 
     Goes on from the folder's newest whole checkpoint, if there is one.
     """
@@ -84,16 +87,17 @@ def train_run(
         return summary
 
 
-def _train_run(run: _Run, costs: Mapping[str, Costs], teacher_weights: TeacherWeights | None, trackers: Trackers) -> dict[str, Any]:
+def _train_run(run: _Run, costs: Mapping[str, Costs], teacher_weights: Mapping[str, TeacherWeights], trackers: Trackers) -> dict[str, Any]:
     started, recipe, source, job = time.perf_counter(), run.recipe, run.source, run.job
     if job.is_main:
         run.folder.write_json(record.ENVIRONMENT_FILE, record.environment(_device_name(job.state.device), run.precision, job.state.num_processes))
-    sources = weight_sources(recipe, str(teacher_weights.path) if teacher_weights else None)
+    sources = weight_sources(recipe, {role: str(weights.path) for role, weights in teacher_weights.items()})
     pieces = _built(run, sources)
     rehearse(pieces, source, soft_labels=has_soft_labels(recipe, source), unused=recipe.train.unused)
     _say_what_was_loaded(pieces, job)
+    trained = teacher_weights.get("teacher")
     if pieces.teacher is not None:
-        check_teacher(recipe, source, pieces, run.accelerator, job, claimed=teacher_weights.val_top1 if teacher_weights else None)
+        check_teacher(recipe, source, pieces, run.accelerator, job, claimed=trained.val_top1 if trained else None)
     saving = make_saving(recipe, run.folder, source, pieces, job, run.precision)
     kept = _make_fast(run, pieces, costs, is_begun=saving.start is not None)
     scored = _train(run, pieces, saving, kept, trackers)
@@ -103,6 +107,8 @@ def _train_run(run: _Run, costs: Mapping[str, Costs], teacher_weights: TeacherWe
     summary = summarise(recipe, run.name, source, job, results, costs, seconds_before(saving.start) + time.perf_counter() - started)
     if pieces.teacher is not None:
         summary["teacher"]["answers"] = _counted(kept, run.accelerator)
+    if trained is not None and trained.before:
+        summary["chain"] = list(trained.before)
     if job.is_main:
         write_results(run.folder, recipe, scored, results, summary)
     job.state.wait_for_everyone()

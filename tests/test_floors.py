@@ -28,6 +28,8 @@ FLOORS = {
     "distill.recipe_types": 0,
     "distill.recipe_networks": 0,
     "distill.recipe_train": 0,
+    "distill.recipe_teachers": 0,
+    "distill.recipe_identity": 0,
     "distill.recipe_losses": 0,
     "distill.student_alone": 0,
     "distill.models": 1,

@@ -79,6 +79,10 @@ def _in_models(values: Mapping[str, Any], catalogue: Catalogue) -> Iterator[Prob
         name = _mapping(values, role).get("model")
         if isinstance(name, str) and (message := model_exists(name, catalogue.models)):
             yield Problem(f"{role}.model", message)
+    chain = values.get("chain")
+    for name in chain if isinstance(chain, list) else ():
+        if isinstance(name, str) and (message := model_exists(name)):
+            yield Problem("chain", message)
 
 
 def _in_source(values: Mapping[str, Any], catalogue: Catalogue) -> Iterator[Problem]:

@@ -24,6 +24,7 @@ from distill.errors import DistillError, RecipeError
 from distill.losses.base import DistillLoss
 from distill.models.weights import WeightsReport
 from distill.recipe import Recipe
+from distill.recipe_teachers import taught_by
 from distill.resolve import Catalogue
 from distill.structures import Batch, Outputs
 
@@ -153,9 +154,9 @@ def _frozen(idle: Mapping[str, nn.Parameter], unused: str) -> list[str]:
     return [f"no loss reaches {some}: frozen, as train.unused=freeze says; {'it keeps its' if len(names) == 1 else 'they keep their'} initial values"]
 
 
-def weight_sources(recipe: Recipe, trained_teacher: str | None) -> dict[str, str]:
-    """role -> where its weights come from, for build_pieces."""
-    sources: dict[str, Any] = {"student": recipe.student.weights, "teacher": None}
-    if recipe.teacher is not None and recipe.teacher.weights != "random":
-        sources["teacher"] = trained_teacher if recipe.teacher.weights == "train" else recipe.teacher.weights
+def weight_sources(recipe: Recipe, trained: Mapping[str, str]) -> dict[str, str]:
+    """role -> where its weights come from, for build_pieces. trained: where those are that were trained for this recipe."""
+    sources: dict[str, Any] = {"student": recipe.student.weights}
+    for role, teacher in taught_by(recipe).items():
+        sources[role] = {"random": None, "train": trained.get(role)}.get(teacher.weights, teacher.weights)
     return {role: value for role, value in sources.items() if value is not None}

@@ -64,11 +64,10 @@ def prepared(name: str, overrides: Sequence[str], plugins: Sequence[str]) -> Ite
 def opened(name: str, overrides: Sequence[str], plugins: Sequence[str]) -> Iterator[Opened]:
     """The recipe's cache; its teacher is trained first if that is how it is made. Raises RecipeError or DataError."""
     with prepared(name, [*overrides, "teacher.cache.use=on"], plugins) as (preparation, source, job):
-        recipe, weights = preparation.recipe, None
-        if preparation.teacher is not None:
-            weights = TeacherStore().get_or_train(preparation.teacher, source, job, {"student": preparation.costs["teacher"]})
+        recipe = preparation.recipe
+        weights = TeacherStore().get_or_train_all(recipe, preparation.teachers, source, job)
         precision, accelerator = resolve_precision(recipe.train.precision, job.state.device), make_accelerator()
-        sources = weight_sources(recipe, str(weights.path) if weights else None)
+        sources = weight_sources(recipe, {role: str(trained.path) for role, trained in weights.items()})
         pieces = build_pieces(recipe, job.catalogue, source, device=job.state.device, precision=precision, weights=sources)
         rehearse(pieces, source, soft_labels=has_soft_labels(recipe, source), unused=recipe.train.unused)
         form_of_teacher(recipe, source, pieces, accelerator, job)

@@ -34,6 +34,7 @@ from distill.fast import form_of_teacher
 from distill.preparation import Preparation, announce, prepare
 from distill.recipe import Data, Recipe
 from distill.recipe_files import Draft, read_draft
+from distill.recipe_teachers import taught_by
 from distill.resolve import Catalogue
 from distill.run_folders import default_name
 from distill.run_state import bytes_written, checkpoint_bytes
@@ -41,7 +42,7 @@ from distill.running import Job
 from distill.structures import Batch
 from distill.student_alone import control_recipe
 from distill.teacher_check import check_teacher
-from distill.teacher_store import TeacherStore, teacher_recipe
+from distill.teacher_store import TeacherStore, makers_of, own_row
 
 
 def diagnose(
@@ -100,7 +101,7 @@ class _Examination:
             recipe = draft.finish(find_problems(draft.values, catalogue))
         data = recipe.data if recipe else _data_of(draft)
         runs_dir = recipe.runs_dir if recipe else draft.values.get("runs_dir", "runs")
-        trains_teacher = recipe is not None and recipe.teacher is not None and recipe.teacher.weights == "train"
+        trains_teacher = recipe is not None and any(teacher.weights == "train" for teacher in taught_by(recipe).values())
         check_folders(str(runs_dir), trains_teacher, self.found)
         source = self._source(data, catalogue) if data else None
         if recipe is not None and source is not None:
@@ -120,18 +121,16 @@ class _Examination:
 
     def _run(self, recipe: Recipe, source: DataSource, path: Path) -> None:
         check_name(recipe, path, self.found)
-        preparation, teacher, precision, known = None, None, "fp32", None
+        preparation, precision, kept = None, "fp32", {}
         with self.found.attempt("rehearsal"):
             preparation = prepare(recipe, source, self.job)
             announce(preparation, path, source, self.job)
             self.report["plan"] = self._lines()
         with self.found.attempt("train.precision"):
             precision = resolve_precision(recipe.train.precision, self.state.device)
-        if recipe.teacher is not None and recipe.teacher.weights == "train":
-            with self.found.attempt("teacher"):
-                teacher, store = teacher_recipe(recipe, self.job), TeacherStore()
-                known = store.find(store.path(teacher, source))
-        trained = str(store.path(teacher, source) / record.WEIGHTS_FILE) if known else None
+        with self.found.attempt("teacher"):
+            kept = TeacherStore().kept(recipe, source, self.job)
+        trained = {role: str(place / record.WEIGHTS_FILE) for role, (place, summary) in kept.items() if summary is not None}
         pieces, is_loaded = self._pieces(recipe, source, precision, weight_sources(recipe, trained))
         if pieces is None:
             return
@@ -139,9 +138,10 @@ class _Examination:
             rehearse(pieces, source, soft_labels=has_soft_labels(recipe, source), unused=recipe.train.unused)
         pieces.distiller.train().zero_grad(set_to_none=True)
         accelerator = make_accelerator()
-        if pieces.teacher is not None and is_loaded and (known or recipe.teacher.weights != "train"):
+        if pieces.teacher is not None and is_loaded and len(trained) == len(kept):
             with self.found.attempt("teacher"):
-                check_teacher(recipe, source, pieces, accelerator, self.job, claimed=known["alone"]["val_top1"] if known else None)
+                claimed = {role: own_row(summary)["val_top1"] for role, (_, summary) in kept.items()}
+                check_teacher(recipe, source, pieces, accelerator, self.job, claimed=claimed.get("teacher"))
                 form_of_teacher(recipe, source, pieces, accelerator, self.job)
         elif pieces.teacher is not None and is_loaded:
             self.console.print("teacher: not trained yet; below, it has its initial weights, and gradients will be others later")
@@ -149,7 +149,7 @@ class _Examination:
         with self.found.attempt("training"), only_deterministic(recipe.deterministic):
             trainer, _ = build_trainer(recipe, source, pieces, accelerator, precision=precision, log=lambda event: None)
             self._measure(recipe, source, pieces, trainer, precision)
-        self._resources(recipe, source, pieces, precision, preparation, None if known else teacher, path)
+        self._resources(recipe, source, pieces, precision, preparation, path)
 
     def _pieces(self, recipe: Recipe, source: DataSource, precision: str, weights: Mapping[str, str]) -> tuple[Pieces | None, bool]:
         """(networks and losses, whether they have their weights): with initial ones where those that were asked for can't be had."""
@@ -190,14 +190,15 @@ class _Examination:
         pieces: Pieces,
         precision: str,
         preparation: Preparation | None,
-        teacher: Recipe | None,
         path: Path,
     ) -> None:
-        """Memory and disk of every run of the job. teacher: the recipe of one that is to be trained first."""
-        stages, needs = [], {}
-        if teacher is not None and (its := self._pieces(teacher, source, precision, {})[0]):
-            stages.append(_stage("the teacher", TeacherStore().folder, teacher, its))
-            self._forecast("training the teacher", teacher, its, source, needs)
+        """Memory and disk of every run of the job."""
+        stages, needs, makers = [], {}, list(makers_of(preparation.teachers)) if preparation else []
+        for maker in makers:
+            if its := self._pieces(maker, source, precision, {})[0]:
+                name = "the teacher" if len(makers) == 1 else f"the teacher {maker.student.model}"
+                stages.append(_stage(name, TeacherStore().folder, maker, its))
+                self._forecast(f"training {name}", maker, its, source, needs)
         if preparation is not None and preparation.finished_control is None and preparation.control is not None:
             control = control_recipe(recipe)
             if its := self._pieces(control, source, precision, {})[0]:
@@ -236,7 +237,7 @@ def _data_of(draft: Draft) -> Data | None:
 
 def _stage(name: str, folder: Path, recipe: Recipe, pieces: Pieces) -> Stage:
     student = sum(tensor.numel() * tensor.element_size() for tensor in pieces.distiller.student.state_dict().values())
-    return Stage(name, folder, bytes_written(recipe, pieces), student + (0 if name == "the teacher" else checkpoint_bytes(recipe, pieces)))
+    return Stage(name, folder, bytes_written(recipe, pieces), student + (0 if name.startswith("the teacher") else checkpoint_bytes(recipe, pieces)))
 
 
 def _endless(trainer: Trainer) -> Iterator[Batch]:

@@ -31,7 +31,7 @@ from distill.recipe_files import read_draft
 from distill.report.console import make_console
 from distill.resolve import Catalogue
 from distill.running import Job
-from distill.teacher_store import TeacherStore, teacher_recipe
+from distill.teacher_store import TeacherStore
 
 
 def replay(run: str, catalogue: Catalogue, *, as_json: bool = False) -> None:
@@ -67,7 +67,7 @@ def _diverged(folder: Path, run: str) -> dict[str, Any]:
 
 def _replayed(recipe: Recipe, folder: Path, diverged: Mapping[str, Any], job: Job) -> dict[str, Any]:
     source, precision = open_source(recipe.data, job.catalogue), resolve_precision(recipe.train.precision, job.state.device)
-    sources = weight_sources(recipe, _trained_teacher(recipe, source, job))
+    sources = weight_sources(recipe, _trained_teachers(recipe, source, job))
     pieces = build_pieces(recipe, job.catalogue, source, device=job.state.device, precision=precision, weights=sources)
     rehearse(pieces, source, soft_labels=has_soft_labels(recipe, source), unused=recipe.train.unused)
     start, notes = CheckpointFolder(folder / record.CHECKPOINTS).newest()
@@ -90,14 +90,12 @@ def _replayed(recipe: Recipe, folder: Path, diverged: Mapping[str, Any], job: Jo
     return {**report, "notes": notes, "lr": trainer.schedule(step), "parts": parts, **_concluded(parts, terms, diverged)}
 
 
-def _trained_teacher(recipe: Recipe, source: DataSource, job: Job) -> str | None:
-    if recipe.teacher is None or recipe.teacher.weights != "train":
-        return None
-    store = TeacherStore()
-    path = store.path(teacher_recipe(recipe, job), source)
-    if store.find(path) is None:
-        raise DataError(f"the teacher that this run learned from is not at {path}; if it is kept elsewhere set DISTILL_CACHE=FOLDER")
-    return str(path / record.WEIGHTS_FILE)
+def _trained_teachers(recipe: Recipe, source: DataSource, job: Job) -> dict[str, str]:
+    kept = TeacherStore().kept(recipe, source, job)
+    for path, summary in kept.values():
+        if summary is None:
+            raise DataError(f"the teacher that this run learned from is not at {path}; if it is kept elsewhere set DISTILL_CACHE=FOLDER")
+    return {role: str(path / record.WEIGHTS_FILE) for role, (path, _) in kept.items()}
 
 
 def _differences(folder: Path, start: Checkpoint | None, source: DataSource, pieces: Pieces, job: Job, precision: str) -> Iterator[str]:

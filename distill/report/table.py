@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,28 +14,44 @@ from distill.report.runs import read_arrays
 from distill.report.statistics import PairedDifference, paired_difference
 from distill.report.verdicts import p_in_words
 
-ROWS = (("teacher", "teacher"), ("alone", "student alone"), ("distilled", "distilled student"))
+
+def _rows(summary: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """(title, row) of those that the summary has."""
+    chain = summary.get("chain", [])
+    taught = [*chain, *([summary["teacher"]] if "teacher" in summary else [])]
+    for number, row in enumerate(taught):
+        yield "assistant" if number else "teacher", row
+    for key, title in (("alone", "student alone"), ("distilled", "distilled student")):
+        if key in summary:
+            yield title, summary[key]
+
+
+def _title(summary: Mapping[str, Any]) -> str:
+    title = f"{summary['run_name']}: last epoch, seed {summary['seed']}"
+    if chain := summary.get("chain"):
+        names = [row["model"] for row in [*chain, summary["teacher"], summary.get("distilled", {"model": "student"})]]
+        title += f"; each learned from the one before: {', '.join(names)}"
+    return title
 
 
 def result_table(summary: Mapping[str, Any]) -> Table:
-    """Teacher, student alone, distilled student: those that the summary has."""
-    table = Table(title=f"{summary['run_name']}: last epoch, seed {summary['seed']}", title_justify="left")
+    """Teacher, student alone, distilled student: those that the summary has; of a chain, also the assistants."""
+    table = Table(title=_title(summary), title_justify="left")
     for number, heading in enumerate(("", "model", "val top-1", "test top-1", "agrees with teacher", "parameters", "GMACs", "images/s")):
         table.add_column(heading, justify="left" if number < 2 else "right")
-    for key, title in ROWS:
-        if row := summary.get(key):
-            agreement = row.get("agreement")
-            table.add_row(
-                title,
-                row["model"],
-                f"{row['val_top1']:.2%}" if "val_top1" in row else "other classes",
-                f"{row['test_top1']:.2%}" if "test_top1" in row else "other classes",
-                "" if agreement is None else f"{agreement:.1%}",
-                f"{row['num_parameters'] / 1e6:.2f} M",
-                f"{row['gmacs']:.3f}",
-                f"{row['images_per_second']:,.0f}",
-                style="bold" if key == "distilled" else "",
-            )
+    for title, row in _rows(summary):
+        agreement = row.get("agreement")
+        table.add_row(
+            title,
+            row["model"],
+            f"{row['val_top1']:.2%}" if "val_top1" in row else "other classes",
+            f"{row['test_top1']:.2%}" if "test_top1" in row else "other classes",
+            "" if agreement is None else f"{agreement:.1%}",
+            f"{row['num_parameters'] / 1e6:.2f} M",
+            f"{row['gmacs']:.3f}",
+            f"{row['images_per_second']:,.0f}",
+            style="bold" if row is summary.get("distilled") else "",
+        )
     return table
 
 

@@ -85,6 +85,8 @@ def _rows(wish: Wish, catalogue: Catalogue) -> Iterator[Row]:
         base += [f"student.model={student}"] if student else []
         base += [f"teacher.model={teacher}"] if teacher else []
         draft = read_draft(name, base)
+        if teacher and draft.values.get("chain"):
+            raise RecipeError(f"{draft.name} has a chain, whose first network is the teacher; give other chains as variants instead of teachers")
         words = [draft.name] + [part.rpartition("/")[2] for part in (teacher, student) if part]
         for suffix, overrides in _variants(wish, name, base, catalogue):
             yield _slug("-".join([*words, *suffix])), name, (*base, *overrides)
@@ -133,6 +135,7 @@ def _alone(rows: Sequence[Row]) -> Iterator[Row]:
             continue
         losses = {label: _written(entry.model_dump(mode="json")) for label, entry in control.losses.items()}
         words = ["teacher=null"] if recipe.teacher is not None else []
+        words += ["chain=null"] if read_draft(base, overrides).values.get("chain") else []
         words += ["data.labels=given"] if recipe.data.labels != "given" else []
         words += _instead(recipe.losses, losses)
         found.setdefault(fingerprint(control), (base, (*overrides, *words)))

@@ -1,0 +1,41 @@
+"""What a recipe's student learns from, and a chain of assistants written out in full."""
+
+from __future__ import annotations
+
+from distill.recipe import Recipe, Student, Teacher
+
+_OF_THE_DATA = ("norm", "stem", "mean", "std")  # what an assistant has in common with the student: both are trained here, on the same pictures
+
+
+def in_full(recipe: Recipe) -> Recipe:
+    """The recipe with its chain written out: `teacher` is the last assistant, whose own `teacher` is the one before it, and so on to the first."""
+    if recipe.chain is None:
+        return recipe
+    first, *assistants, _ = recipe.chain
+    teacher, given = recipe.teacher.model_copy(update={"model": first}), recipe.teacher
+    shared = {name: getattr(recipe.student, name) for name in _OF_THE_DATA} | {"cache": given.cache, "check": given.check}
+    for name in assistants:
+        teacher = Teacher(model=name, weights="train", teacher=teacher, **shared)
+    return recipe.model_copy(update={"chain": None, "teacher": teacher})
+
+
+def taught_by(recipe: Recipe) -> dict[str, Teacher]:
+    """role -> what the recipe says of a network that its student learns from."""
+    return {} if recipe.teacher is None else {"teacher": recipe.teacher}
+
+
+def chain_of(recipe: Recipe) -> list[str]:
+    """The models from the first teacher to the student where there are assistants between them; else nothing."""
+    names, teacher = [recipe.student.model], recipe.teacher
+    while teacher is not None:
+        names, teacher = [teacher.model, *names], teacher.teacher
+    return names if len(names) > 2 else []
+
+
+def assistant_recipe(recipe: Recipe) -> Recipe:
+    """The recipe that trains its teacher, which is an assistant, as this recipe trains its student; but with the seed that teachers have, so that
+    runs with several seeds share it."""
+    assistant = recipe.teacher
+    student = Student(**{name: getattr(assistant, name) for name in ("model", "arguments", "features", *_OF_THE_DATA)})
+    aside = {"description": f"the assistant {assistant.model}", "run_name": None, "control": False, "tracking": [], "time_limit": None, "seed": 0}
+    return recipe.model_copy(update={"student": student, "teacher": assistant.teacher, **aside})
