@@ -62,6 +62,7 @@ class Distiller(nn.Module):
         self.is_balanced.fill_(True)
 
     def forward(self, batch: Batch, teacher: Outputs | None) -> StepOutput:
+        """A batch and the teacher's answers to it -> the loss [] with gradient, the terms and the student's logits [N, K] without."""
         logits, terms = self.terms(batch, teacher)
         total = functools.reduce(operator.add, (self.weight(label) * term for label, term in terms.items()))  # sum() would add the first to 0
         return StepOutput(total, {label: term.detach() for label, term in terms.items()}, logits.detach())

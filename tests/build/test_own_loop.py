@@ -313,6 +313,16 @@ def test_memory_bank_is_told_of_the_training_pictures():
         small({"crd": 1.0})
 
 
+@pytest.mark.parametrize("name", Catalogue().names("losses"))
+def test_every_shipped_loss_can_be_used_by_its_name(name):
+    student, teacher = (create_model("timm/test_resnet", num_classes=NUM_CLASSES) for _ in range(2))
+    distiller = make_distiller(student, teacher, {name: 0.5}, image_size=64, train_labels=[0, 1, 2, 3] * 3).train()
+    output = distiller(torch.randn(4, 3, 64, 64), torch.arange(4), sample_ids=torch.arange(4))
+    output.loss.backward()
+    assert output.loss.item() == pytest.approx(0.5 * output.terms[name].item(), rel=1e-6)
+    assert any(parameter.grad is not None and parameter.grad.norm() > 0 for parameter in student.parameters())
+
+
 def test_student_alone_needs_no_teacher():
     images, labels = floats()
     distiller = make_distiller(Small(4), None, {"ce": 1.0}, image_size=SIZE)
