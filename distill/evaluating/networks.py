@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
+from torch import nn
 
 from distill import record
 from distill.build.source import open_source
@@ -15,7 +16,7 @@ from distill.engine.network import Network
 from distill.engine.runtime import DTYPES, resolve_precision
 from distill.errors import DataError, RecipeError
 from distill.evaluating.targets import Target
-from distill.models.weights import load_weights
+from distill.models.weights import WeightsReport, load_weights
 from distill.models.zoo import create_model, head_path
 from distill.running import Job
 from distill.teacher_store import TeacherStore, teacher_recipe
@@ -25,28 +26,24 @@ Normalisation = tuple[Sequence[float], Sequence[float]]  # mean and spread per c
 
 def build_network(target: Target, source: DataSource, job: Job) -> tuple[Network, str]:
     """(the network in eval mode on the job's device, where its weights are from). Raises RecipeError or DataError."""
-    entry, recipe, num_classes = target.network, target.own, len(source.class_names)
+    num_classes = len(source.class_names)
     _refuse_class_count(target, num_classes)
     own = source if target.has_own_data else None
     weights = _weights(target, own, job)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)  # as in training: a random teacher is the same one again
-        model = create_model(entry.model, num_classes=num_classes, norm=entry.norm, stem=entry.stem, arguments=entry.arguments)
-    report = None
-    if weights is not None:
-        _refuse_other_file(weights, entry.model, model, num_classes, target.name)
-        report = load_weights(model, entry.model, weights, num_classes=num_classes, role=target.role)
-    known = (report.mean, report.std) if report and report.mean else None
-    if known is None and target.role == "student" and entry.weights is not None:
-        known = published_normalisation(entry.weights, entry.model)  # it went on training with what those weights expect
-    if known is None and not (entry.mean and entry.std):
-        known = _of_source(target, own, job)
-    mean, std = known or (None, None)
+    return network_of(target, num_classes, weights, own, job), weights or f"random, of seed {target.own.seed}"
+
+
+def network_of(target: Target, num_classes: int, weights: str | None, own: DataSource | None, job: Job) -> Network:
+    """In eval mode on the job's device. weights: a file, folder or published name; None for random ones. own: the data that it was trained on, where
+    they are open already."""
+    entry, recipe = target.network, target.own
+    model, report = loaded_model(target, num_classes, weights)
+    mean, std = normalisation_of(target, own, job, report)
     precision = resolve_precision(recipe.train.precision, job.state.device)
     network = Network(
         model,
-        mean=entry.mean or mean,
-        std=entry.std or std,
+        mean=mean,
+        std=std,
         aliases=entry.features,
         autocast_dtype=DTYPES[precision] if precision in ("bf16", "fp16") else None,
         channels_last=recipe.train.channels_last,
@@ -54,7 +51,31 @@ def build_network(target: Target, source: DataSource, job: Job) -> tuple[Network
     )
     memory_format = torch.channels_last if recipe.train.channels_last else torch.contiguous_format
     network = network.to(job.state.device, torch.float64 if precision == "fp64" else None).to(memory_format=memory_format)
-    return network.eval(), weights or f"random, of seed {recipe.seed}"
+    return network.eval()
+
+
+def loaded_model(target: Target, num_classes: int, weights: str | None) -> tuple[nn.Module, WeightsReport | None]:
+    """The plain network on the CPU, and what was loaded into it."""
+    entry = target.network
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(target.own.seed)  # as in training: a random teacher is the same one again
+        model = create_model(entry.model, num_classes=num_classes, norm=entry.norm, stem=entry.stem, arguments=entry.arguments)
+    if weights is None:
+        return model, None
+    _refuse_other_file(weights, entry.model, model, num_classes, target.name)
+    return model, load_weights(model, entry.model, weights, num_classes=num_classes, role=target.role)
+
+
+def normalisation_of(target: Target, own: DataSource | None, job: Job, report: WeightsReport | None) -> Normalisation:
+    """By what the network's pictures were normalised in training."""
+    entry = target.network
+    known = (report.mean, report.std) if report and report.mean else None
+    if known is None and target.role == "student" and entry.weights is not None:
+        known = published_normalisation(entry.weights, entry.model)  # it went on training with what those weights expect
+    if known is None and not (entry.mean and entry.std):
+        known = _of_source(target, own, job)
+    mean, std = known or (None, None)
+    return entry.mean or mean, entry.std or std
 
 
 def published_normalisation(weights: str, model_name: str) -> Normalisation | None:
@@ -114,7 +135,7 @@ def _refuse_class_count(target: Target, num_classes: int) -> None:
         raise DataError(f"{target.name} knows {known} classes, and the data has {num_classes}: name the data of its classes with data.KEY=VALUE")
 
 
-def _refuse_other_file(weights: str, model_name: str, model: torch.nn.Module, num_classes: int, name: str) -> None:
+def _refuse_other_file(weights: str, model_name: str, model: nn.Module, num_classes: int, name: str) -> None:
     """By a safetensors file's header: whose weights it says they are, and how many classes they know. What else does not fit is found on loading."""
     path = Path(weights).expanduser()
     path = path / record.WEIGHTS_FILE if path.is_dir() else path
