@@ -75,7 +75,8 @@ def checked(check: Mapping[str, Any] | None) -> str:
     ]
     table = "\n".join(["| | run | this file |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)])
     notes = "".join(f" Note: {note}." for note in check["notes"])
-    return f"{table}\n\n{agreement_in_words(check)} Both in float32 on the same CPU.{notes}"
+    machine = f"{check['machine']['processor']}, {check['machine']['num_cores']} core(s)"
+    return f"{table}\n\n{agreement_in_words(check)} Both were asked by distill on the same CPU ({machine}), the run's weights in float32.{notes}"
 
 
 def agreement_in_words(check: Mapping[str, Any]) -> str:

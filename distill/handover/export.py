@@ -105,4 +105,4 @@ def _show(run: str, folder: Path, target: Format, found: Check | None) -> None:
     table.add_row("one picture", f"{found.run_ms:.2f} ms", f"{found.export_ms:.2f} ms")
     table.add_row("a picture, of 64", f"{found.run_batch_ms:.3f} ms", f"{found.export_batch_ms:.3f} ms")
     print_result(table, is_main=True)
-    return console.print(f"{agreement_in_words(found.as_dict())} Both in float32 on this machine's CPU.", soft_wrap=True)
+    return console.print(f"{agreement_in_words(found.as_dict())} Both on this machine's CPU, the run's weights in float32.", soft_wrap=True)

@@ -14,14 +14,17 @@ _TOKEN = re.compile(r"\bhf_\w+|Bearer \S+")
 
 def in_words(error: Exception, wish: PushWish, endpoint: str, token: str | None) -> DistillError:
     """One message, in which there is no token."""
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    cause: BaseException | None = error
-    while status is None and (cause := cause.__cause__ or cause.__context__) is not None:  # uploads of large files wrap what happened
-        status = getattr(getattr(cause, "response", None), "status_code", None)
-    return DistillError(_without_token(_text(error, status, wish, endpoint), token))
+    reason: BaseException = error
+    while _status(reason) is None and isinstance(cause := reason.__cause__, Exception):  # uploads of large files wrap what happened
+        reason = cause
+    return DistillError(_without_token(_text(reason, _status(reason), wish, endpoint), token))
 
 
-def _text(error: Exception, status: int | None, wish: PushWish, endpoint: str) -> str:
+def _status(error: BaseException) -> int | None:
+    return getattr(getattr(error, "response", None), "status_code", None)
+
+
+def _text(error: BaseException, status: int | None, wish: PushWish, endpoint: str) -> str:
     names = {one.__name__ for one in type(error).__mro__}
     organisation = wish.repository.partition("/")[0]
     if "OfflineModeIsEnabled" in names:
@@ -47,12 +50,12 @@ def _text(error: Exception, status: int | None, wish: PushWish, endpoint: str) -
     return f"{wish.repository} was not pushed: {type(error).__name__}: {_first_line(error)}"
 
 
-def _is_of_network(names: set[str], error: Exception) -> bool:
+def _is_of_network(names: set[str], error: BaseException) -> bool:
     is_of_http_library = type(error).__module__.partition(".")[0].startswith(("httpx", "httpcore", "requests", "urllib3"))
     return is_of_http_library or bool(names & {"ConnectionError", "TimeoutError", "gaierror"})
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 

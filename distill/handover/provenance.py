@@ -36,13 +36,18 @@ def provenance(student: Student, target: Format, found: Check | None) -> dict[st
         "teacher": _teacher(run),
         "data": {key: value for key, value in run.data.items() if key != "class_names"},
         "results": _results(run),
-        "check": None if found is None else found.as_dict() | {"notes": list(student.notes)},
+        "check": None if found is None else found.as_dict() | {"machine": _machine(), "notes": list(student.notes)},
         "licences": list(_licences(recipe)),
         "recipe": _without_places(recipe.model_dump(mode="json", exclude={"runs_dir", "time_limit", "tracking", "run_name"})),
         "recipe_fingerprint": fingerprint(recipe),
         "environment": {key: value for key, value in run.environment.items() if key != "command"},
         "versions": {name: record.version(name) for name in (*record.PACKAGES, *target.packages)},
     }
+
+
+def _machine() -> dict[str, Any]:
+    known = record.environment("cpu", "fp32", 1)
+    return {key: known[key] for key in ("processor", "num_cores", "device", "precision")}
 
 
 def _student(student: Student) -> dict[str, Any]:

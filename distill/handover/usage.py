@@ -7,13 +7,16 @@ from distill.models.resnet import RESNETS
 
 PICTURE = """\
 import json, torch
+from pathlib import Path
 from PIL import Image, ImageOps
 from torchvision.transforms.v2 import functional as F
 
-config = json.load(open("config.json"))
+config = json.loads(Path("config.json").read_text())
 size, mean, std = (config["preprocessing"][key] for key in ("image_size", "mean", "std"))
 picture = ImageOps.exif_transpose(Image.open("picture.png")).convert("RGB")
-picture = ImageOps.fit(picture, (size, size), Image.Resampling.BILINEAR)  # the central square, resized
+side = min(picture.size)
+left, top = (picture.width - side) // 2, (picture.height - side) // 2
+picture = picture.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.BILINEAR)
 pixels = F.normalize(F.to_dtype(F.pil_to_tensor(picture), torch.float32, scale=True), mean, std)[None]"""
 _ANSWER = 'print(config["label_names"][logits.argmax()])'
 
