@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from distill import __version__, commands
 from distill.evaluating.options import EVAL_HELP, add_eval_options
+from distill.handover import options as handover
 
 _OWN = "your own losses, models or data sources; may be repeated"
 _TRAIN_HELP = """\
@@ -87,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_train(parsers)
     _add_compare(parsers)
     add_eval_options(_add(parsers, "eval", commands.evaluate, "one network in detail, or two on the same pictures", epilog=EVAL_HELP))
+    _add_handover(parsers)
     _add_losses(parsers)
     _add_models(parsers)
     _add_cache(parsers)
@@ -122,6 +124,14 @@ def _add_compare(parsers: argparse._SubParsersAction) -> None:
     for name, what in (("markdown", "the tables as Markdown"), ("csv", "the numbers as CSV"), ("html", "a report with pictures, one file")):
         compare.add_argument(f"--{name}", metavar="FILE", help=f"write {what}")
     compare.add_argument("--plugin", action="append", default=[], metavar="FILE|MODULE", help=_OWN)
+
+
+def _add_handover(parsers: argparse._SubParsersAction) -> None:
+    words = "the trained student in a format for others, checked against its run"
+    handover.add_export_options(_add(parsers, "export", commands.export, words, epilog=handover.EXPORT_HELP))
+    handover.add_push_options(_add(parsers, "push", commands.push, "a student to the Hugging Face hub", epilog=handover.PUSH_HELP))
+    words = "the classes of pictures, by a run's student or an export"
+    handover.add_predict_options(_add(parsers, "predict", commands.predict, words, epilog=handover.PREDICT_HELP))
 
 
 def _add_losses(parsers: argparse._SubParsersAction) -> None:

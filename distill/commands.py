@@ -90,6 +90,24 @@ def evaluate(options: argparse.Namespace) -> None:
     evaluate(words, _plugins(options), as_json=options.json)
 
 
+def export(options: argparse.Namespace) -> None:
+    from distill.handover.words import export
+
+    export(options, _plugins(options))
+
+
+def push(options: argparse.Namespace) -> None:
+    from distill.handover.words import push
+
+    push(options, _plugins(options))
+
+
+def predict(options: argparse.Namespace) -> None:
+    from distill.handover.words import predict
+
+    predict(options, _plugins(options))
+
+
 def list_losses(options: argparse.Namespace) -> None:
     from distill.losses_command import list_losses
 

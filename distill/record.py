@@ -176,7 +176,7 @@ def environment(device: str, precision: str, num_processes: int) -> dict[str, An
         "device": device,
         "precision": precision,
         "num_processes": num_processes,
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": {name: version(name) for name in PACKAGES},
         "command": " ".join(Path(part).name if number == 0 else part for number, part in enumerate(sys.argv)),
     }
 
@@ -194,7 +194,8 @@ def _processor() -> str:
     return match.group(1) if match else platform.processor() or platform.machine()
 
 
-def _version(name: str) -> str | None:
+def version(name: str) -> str | None:
+    """Of an installed package; None where it is not installed."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:

@@ -31,6 +31,14 @@ def own_folders(tmp_path, monkeypatch):
     torch.set_flush_denormal(False)  # a run in this process has set it; the tests after it start as a new process does
 
 
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory):
+    """A folder of two finished runs (tests/handed_over.py): trained once, for all tests that hand over their students."""
+    from handed_over import train_runs
+
+    return train_runs(tmp_path_factory.mktemp("runs"))
+
+
 @pytest.fixture
 def all_cores():
     """For a test of what several cores do."""

@@ -80,11 +80,12 @@ FLOORS = {
     "distill.study": 7,
     "distill.caching": 7,
     "distill.evaluating": 7,
-    "distill.commands": 8,
-    "distill.cli": 8,
-    "distill.cli_options": 8,
-    "distill.run": 8,
-    "distill.__main__": 8,
+    "distill.handover": 8,
+    "distill.commands": 9,
+    "distill.cli": 9,
+    "distill.cli_options": 9,
+    "distill.run": 9,
+    "distill.__main__": 9,
 }
 
 

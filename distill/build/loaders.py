@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from accelerate import Accelerator
 
 from distill.build.plan import make_sampler
@@ -58,13 +59,15 @@ def num_views(recipe: Recipe) -> int:
     return recipe.data.views or recipe.train.epochs
 
 
-def evaluation_loader(recipe: Recipe, source: DataSource, part: Part, accelerator: Accelerator, warn: Warn = print) -> EvaluationLoader:
-    """Shares a part among the processes; the pictures of a batch only decide speed, not results."""
+def evaluation_loader(
+    recipe: Recipe, source: DataSource, part: Part, accelerator: Accelerator, warn: Warn = print, *, device: torch.device | None = None
+) -> EvaluationLoader:
+    """Shares a part among the processes; the pictures of a batch only decide speed, not results. device: None for the process's own."""
     return EvaluationLoader(
         part,
         source.image_size,
         batch_size=max(64, recipe.data.global_batch_size // accelerator.num_processes),
-        device=accelerator.device,
+        device=device or accelerator.device,
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,
         workers=_num_workers(recipe, is_resident=part.pixels is not None),

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from torch import nn
 
 from distill import record
 from distill.build.models import make_model
@@ -19,40 +20,34 @@ from distill.engine.runtime import DTYPES, resolve_precision
 from distill.errors import DataError
 from distill.evaluating.targets import Target
 from distill.models.about_weights import about_weights
+from distill.models.weights import WeightsReport
 from distill.models.zoo import create_model, head_path
 from distill.recipe import Student, Teacher
 from distill.running import Job
 from distill.teacher_store import TeacherStore, teacher_recipe
 
+Normalisation = tuple[Sequence[float], Sequence[float]]  # mean and spread per channel, of pictures in [0, 1]
+
 
 def build_network(target: Target, source: DataSource, job: Job) -> tuple[Network, str]:
     """(the network in eval mode on the job's device, where its weights are from). Raises RecipeError or DataError."""
-    entry, recipe, num_classes = target.network, target.own, len(source.class_names)
-    _refuse_class_count(target, num_classes)
+    _refuse_class_count(target, len(source.class_names))
     own = source if target.has_own_data else None
     weights = _weights(target, own, job)
-    if weights is not None:
-        _refuse_other_model(weights, entry.model, target.name)
-    try:
-        model, report = make_model(
-            _as_trained(target), target.role, source.class_names, job.catalogue, image_size=source.image_size, seed=recipe.seed, weights=weights
-        )
-    except DataError:
-        if weights is not None:
-            _refuse_other_class_count(weights, target, source, job)
-        raise
-    known = (report.mean, report.std) if report and report.mean else None
-    if known is None and target.role == "student" and entry.weights is not None:
-        about = about_weights(entry.weights, entry.model)  # it went on training with what those weights expect
-        known = (about.mean, about.std) if about.mean else None
-    if known is None and not (entry.mean and entry.std):
-        known = _of_source(target, own, job)
-    mean, std = known or (None, None)
+    return network_of(target, source.class_names, source.image_size, weights, own, job), weights or f"random, of seed {target.own.seed}"
+
+
+def network_of(target: Target, classes: Sequence[str], image_size: int, weights: str | None, own: DataSource | None, job: Job) -> Network:
+    """In eval mode on the job's device. classes, image_size: the data's. weights: a file, folder or published name; None for random ones. own: the
+    data that it was trained on, where they are open already."""
+    entry, recipe = target.network, target.own
+    model, report = loaded_model(target, classes, image_size, weights, job)
+    mean, std = normalisation_of(target, own, job, report)
     precision = resolve_precision(recipe.train.precision, job.state.device)
     network = Network(
         model,
-        mean=entry.mean or mean,
-        std=entry.std or std,
+        mean=mean,
+        std=std,
         aliases=entry.features,
         autocast_dtype=DTYPES[precision] if precision in ("bf16", "fp16") else None,
         channels_last=recipe.train.channels_last,
@@ -60,7 +55,32 @@ def build_network(target: Target, source: DataSource, job: Job) -> tuple[Network
     )
     memory_format = torch.channels_last if recipe.train.channels_last else torch.contiguous_format
     network = network.to(job.state.device, torch.float64 if precision == "fp64" else None).to(memory_format=memory_format)
-    return network.eval(), weights or f"random, of seed {recipe.seed}"
+    return network.eval()
+
+
+def loaded_model(target: Target, classes: Sequence[str], image_size: int, weights: str | None, job: Job) -> tuple[nn.Module, WeightsReport | None]:
+    """The plain network on the CPU, and what was loaded into it; a random teacher is the same one again, as in training."""
+    if weights is not None:
+        _refuse_other_model(weights, target.network.model, target.name)
+    try:
+        return make_model(_as_trained(target), target.role, classes, job.catalogue, image_size=image_size, seed=target.own.seed, weights=weights)
+    except DataError:
+        if weights is not None:
+            _refuse_other_class_count(weights, target, len(classes), job)
+        raise
+
+
+def normalisation_of(target: Target, own: DataSource | None, job: Job, report: WeightsReport | None) -> Normalisation:
+    """By what the network's pictures were normalised in training."""
+    entry = target.network
+    known = (report.mean, report.std) if report and report.mean else None
+    if known is None and target.role == "student" and entry.weights is not None:
+        about = about_weights(entry.weights, entry.model)  # it went on training with what those weights expect
+        known = (about.mean, about.std) if about.mean else None
+    if known is None and not (entry.mean and entry.std):
+        known = _of_source(target, own, job)
+    mean, std = known or (None, None)
+    return entry.mean or mean, entry.std or std
 
 
 def _as_trained(target: Target) -> Student | Teacher:
@@ -70,7 +90,7 @@ def _as_trained(target: Target) -> Student | Teacher:
     return target.network if target.file is None else target.network.model_copy(update={"weights": str(target.file)})
 
 
-def _of_source(target: Target, own: DataSource | None, job: Job) -> tuple[Sequence[float], Sequence[float]]:
+def _of_source(target: Target, own: DataSource | None, job: Job) -> Normalisation:
     """By the data that it was trained on, whatever it is scored on."""
     try:
         own = own or open_source(target.own.data, job.catalogue)
@@ -115,7 +135,7 @@ def _refuse_other_model(weights: str, model_name: str, name: str) -> None:
         )
 
 
-def _refuse_other_class_count(weights: str, target: Target, source: DataSource, job: Job) -> None:
+def _refuse_other_class_count(weights: str, target: Target, num_classes: int, job: Job) -> None:
     """By a safetensors file's header, where what it holds does not fit; nothing is said if that is not why."""
     entry = target.network
     options = {"norm": entry.norm, "stem": entry.stem, "arguments": entry.arguments, "plugins": job.catalogue.models}
@@ -124,10 +144,8 @@ def _refuse_other_class_count(weights: str, target: Target, source: DataSource, 
     with _header(weights, target.name) as file:
         found = [key for key in file.keys() if key == head or key.endswith(f".{head}")] if file else []  # noqa: SIM118 - it is no dictionary
         shape = file.get_slice(found[0]).get_shape() if len(found) == 1 else []
-    if len(shape) == 2 and shape[0] != len(source.class_names):
-        raise DataError(
-            f"{target.name}: the file's weights know {shape[0]} classes, and the data has {len(source.class_names)}: name the data of its classes"
-        )
+    if len(shape) == 2 and shape[0] != num_classes:
+        raise DataError(f"{target.name}: the file's weights know {shape[0]} classes, and the data has {num_classes}: name the data of its classes")
 
 
 @contextlib.contextmanager

@@ -52,12 +52,25 @@ def words_of(options: argparse.Namespace) -> Words:
             raise RecipeError(f"--{name} {value}: must be {' or '.join(known)}{did_you_mean(value, known)}")
     if options.batch_size < 1:
         raise RecipeError(f"--batch-size {options.batch_size}: a number of pictures, such as 64")
-    if (started := os.environ.get("WORLD_SIZE", "1")) != "1":
-        raise RecipeError(f"distill eval works in one process, and {started} were started: run it without accelerate launch or torchrun")
-    targets = [word for word in options.overrides if not _is_override(word)]
-    overrides = [word for word in options.overrides if _is_override(word)]
-    _check(targets, overrides)
+    refuse_several_processes("distill eval")
+    targets, overrides = split_words(options.overrides)
+    _check(targets)
     return Words(targets, overrides, options.recipe, options.part, options.role, options.batch_size)
+
+
+def refuse_several_processes(command: str) -> None:
+    """Raises RecipeError under a launcher that has started several."""
+    if (started := os.environ.get("WORLD_SIZE", "1")) != "1":
+        raise RecipeError(f"{command} works in one process, and {started} were started: run it without accelerate launch or torchrun")
+
+
+def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(what is no KEY=VALUE, what is). Raises RecipeError where a change is not one of the data."""
+    overrides = [word for word in words if _is_override(word)]
+    for override in overrides:
+        if not override.removeprefix("~").startswith("data."):
+            raise RecipeError(f"{override}: only data.KEY=VALUE can be changed here; the network is as it was trained{_hint(override)}")
+    return [word for word in words if not _is_override(word)], overrides
 
 
 def _is_override(word: str) -> bool:
@@ -65,14 +78,11 @@ def _is_override(word: str) -> bool:
     return not is_there and ("=" in word or (word.startswith("~") and "/" not in word))
 
 
-def _check(targets: Sequence[str], overrides: Sequence[str]) -> None:
+def _check(targets: Sequence[str]) -> None:
     if not targets:
         raise RecipeError("what is to be scored? say distill eval RUN, such as distill eval runs/r50_to_r18-seed0")
     if len(targets) > 2:
         raise RecipeError(f"{len(targets)} targets ({', '.join(targets)}): one, or two to be compared; distill compare takes any number of runs")
-    for override in overrides:
-        if not override.removeprefix("~").startswith("data."):
-            raise RecipeError(f"{override}: only data.KEY=VALUE can be changed here; the network is scored as it was trained{_hint(override)}")
 
 
 def _hint(override: str) -> str:

@@ -59,6 +59,18 @@ def paired_difference(first_is_right: np.ndarray, second_is_right: np.ndarray) -
     return PairedDifference(difference, difference - half_width, difference + half_width, p_value)
 
 
+def share_interval(num_right: int, num: int) -> tuple[float, float]:
+    """(low, high): the 95 % interval of a share of which `num_right` of `num` were seen; it never leaves 0 to 1.
+
+    It speaks of the drawing of these pictures only, not of other seeds. Wilson, 1927.
+    """
+    z = 1.959964
+    share, spread = num_right / num, z * z / num
+    centre = (share + spread / 2) / (1 + spread)
+    half_width = z * math.sqrt(share * (1 - share) / num + spread / (4 * num)) / (1 + spread)
+    return max(0.0, centre - half_width), min(1.0, centre + half_width)
+
+
 def mean_interval(values: Sequence[float]) -> Interval:
     """Student's interval of the mean of one value a seed."""
     num = len(values)
