@@ -91,19 +91,19 @@ def evaluate(options: argparse.Namespace) -> None:
 
 
 def export(options: argparse.Namespace) -> None:
-    from distill.handover.words import export
+    from distill.handover.commands import export
 
     export(options, _plugins(options))
 
 
 def push(options: argparse.Namespace) -> None:
-    from distill.handover.words import push
+    from distill.handover.commands import push
 
     push(options, _plugins(options))
 
 
 def predict(options: argparse.Namespace) -> None:
-    from distill.handover.words import predict
+    from distill.handover.commands import predict
 
     predict(options, _plugins(options))
 

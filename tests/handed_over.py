@@ -38,6 +38,13 @@ def train_runs(folder: Path) -> Path:
         common = ["train", *SMALL, f"runs_dir={folder}"]
         assert cli.main([*common, "train.max_steps=12", "run_name=small", "control=true"]) == 0
         ours = ["student.model=resnet18", "teacher=null", "losses.kd=null", "train.max_steps=30", "data.global_batch_size=8", "train.epochs=15"]
-        data = ["data.source=imagefolder", "~data.arguments", f"data.root={folder / 'pictures'}", "data.image_size=32", "data.val_fraction=0.25"]
+        data = [
+            "data.source=imagefolder",
+            "~data.arguments",
+            f"data.root={folder / 'pictures'}",
+            "data.image_size=32",
+            "data.val_fraction=0.25",
+            "data.workers=0",
+        ]
         assert cli.main([*common, *ours, *data, "run_name=ours"]) == 0
     return folder

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 
+import huggingface_hub.constants
 import numpy as np
 import pytest
+from fake_hub import TOKEN, serving
 from fake_runs import write_study
 from PIL import Image
 from runs import SMALL
@@ -39,8 +42,11 @@ def train_commands() -> list[str]:
     return [command for command in commands() if command.startswith("distill train")]
 
 
+_APART = ("distill train", "distill compare", "distill export", "distill predict", "distill push")
+
+
 def other_commands() -> list[str]:
-    return [command for command in commands() if not command.startswith(("distill train", "distill compare")) and "--replay" not in command]
+    return [command for command in commands() if not command.startswith(_APART) and "--replay" not in command]
 
 
 def make_pictures(folder: Path) -> None:
@@ -103,6 +109,23 @@ def test_readmes_command_to_replay_a_batch_runs(distill, monkeypatch):
     code, out, err = distill(*shlex.split(command)[1:])
     assert code == 0, err
     assert "not_finite" in out
+
+
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # huggingface_hub's own
+def test_readmes_commands_to_hand_over_the_student_run(distill, runs, monkeypatch):
+    monkeypatch.setenv("HOME", str(Path.cwd()))
+    shutil.copytree(runs / "ours", "runs/r50_to_r18-seed0")
+    shutil.copytree(runs / "pictures", "pictures")
+    export, predict, push = [command for command in commands() if command.startswith(_APART[2:])]
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    with serving() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.address)
+        for command, said in ((export, "9 val pictures"), (predict, "cow/11.png"), (push, hub.address)):
+            code, out, err = distill(*shlex.split(command)[1:])
+            assert code == 0, err
+            assert said in out
+    assert "model.safetensors" in hub.files["main"]
 
 
 def test_readmes_combination_of_losses_trains(distill):

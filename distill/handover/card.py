@@ -85,6 +85,8 @@ def agreement_in_words(check: Mapping[str, Any]) -> str:
     which = f"of the {num:,} val pictures" if num == check["num_val"] else f"of {num:,} of the {check['num_val']:,} val pictures"
     ties = f" ({check['num_ties']:,} of the others are ties but for rounding)" if check["num_ties"] else ""
     same = f"Both name the same class for {agreeing:,} ({agreeing / num:.2%}) {which}{ties}"
+    if not check["difference"]:
+        return f"{same}; no logit differs."
     return f"{same}; the largest difference of a logit is {check['difference']:.1e} of the largest logit."
 
 

@@ -50,8 +50,8 @@ class PredictWish:
     plugins: Sequence[str]
 
 
-def export(options: argparse.Namespace, plugins: Sequence[str]) -> None:
-    """Raises RecipeError for words that make no sense, and what exporting raises."""
+def export_wish(options: argparse.Namespace, plugins: Sequence[str]) -> ExportWish:
+    """Raises RecipeError for words that make no sense."""
     refuse_several_processes("distill export")
     targets, overrides = split_words(options.overrides)
     if len(targets) != 1:
@@ -62,33 +62,29 @@ def export(options: argparse.Namespace, plugins: Sequence[str]) -> None:
         raise RecipeError(f"--min-agreement {share:g}: a share between 0 and 1, such as 0.98")
     if share is not None and options.no_check:
         raise RecipeError("--min-agreement says what the check must find, and --no-check leaves it out: take one of them")
-    from distill.handover.export import export
-
-    export(ExportWish(targets[0], overrides, options.to, options.output, not options.no_check, share, plugins))
+    return ExportWish(targets[0], overrides, options.to, options.output, not options.no_check, share, plugins)
 
 
-def push(options: argparse.Namespace, plugins: Sequence[str]) -> None:
-    """Raises RecipeError for words that make no sense, and what pushing raises."""
+def push_wish(options: argparse.Namespace, plugins: Sequence[str]) -> PushWish:
+    """Raises RecipeError for words that make no sense."""
     refuse_several_processes("distill push")
     words, overrides = split_words(options.overrides)
     if len(words) != 2:
         raise RecipeError(f"say distill push RUN|FOLDER ORG/NAME, such as distill push {_RUN} me/small-resnet (got {' '.join(words) or 'neither'})")
     source, repository = words
-    if not _REPOSITORY.fullmatch(repository) or len(repository) > _LONGEST or any(part in repository for part in ("--", "..", ".git")):
+    is_odd = "--" in repository or ".." in repository or repository.endswith((".git", ".", "-"))
+    if is_odd or not _REPOSITORY.fullmatch(repository) or len(repository) > _LONGEST:
         raise RecipeError(
             f"{repository!r} can't be a model's name on the hub: it is ORG/NAME, such as me/small-resnet; letters, digits, '-', '_' and '.', "
             f"no '--' or '..', at most {_LONGEST} letters"
         )
     if options.token_file is not None and not expanded(options.token_file).is_file():
         raise RecipeError(f"--token-file {options.token_file}: there is no such file; it holds a token of the hub, and nothing else")
-    from distill.handover.push import push
-
-    wish = PushWish(source, overrides, repository, options.private, options.revision, options.token_file, not options.no_check, plugins)
-    push(wish)
+    return PushWish(source, overrides, repository, options.private, options.revision, options.token_file, not options.no_check, plugins)
 
 
-def predict(options: argparse.Namespace, plugins: Sequence[str]) -> None:
-    """Raises RecipeError for words that make no sense, and what predicting raises."""
+def predict_wish(options: argparse.Namespace, plugins: Sequence[str]) -> PredictWish:
+    """Raises RecipeError for words that make no sense."""
     refuse_several_processes("distill predict")
     source, *pictures = options.overrides or [""]
     if not pictures:
@@ -97,6 +93,4 @@ def predict(options: argparse.Namespace, plugins: Sequence[str]) -> None:
     for name, value in (("--top", options.top), ("--batch-size", options.batch_size)):
         if value < 1:
             raise RecipeError(f"{name} {value}: a whole number, 1 or more")
-    from distill.handover.predict import predict
-
-    predict(PredictWish(source, pictures, options.top, options.batch_size, options.trust, options.json, plugins))
+    return PredictWish(source, pictures, options.top, options.batch_size, options.trust, options.json, plugins)

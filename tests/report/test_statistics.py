@@ -11,7 +11,16 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
-from distill.report.statistics import holm, mean_interval, paired_difference, paired_seeds, sampling_error, seeds_needed, unpaired_seeds
+from distill.report.statistics import (
+    holm,
+    mean_interval,
+    paired_difference,
+    paired_seeds,
+    sampling_error,
+    seeds_needed,
+    share_interval,
+    unpaired_seeds,
+)
 
 CASES = [(seed, num) for seed in range(40) for num in (2, 3, 5, 11)]
 
@@ -25,6 +34,12 @@ def test_interval_of_a_mean_is_scipys(seed, num):
     values = accuracies(seed, num)
     low, high = stats.t.interval(0.95, num - 1, values.mean(), stats.sem(values))
     assert mean_interval(values.tolist()) == pytest.approx((values.mean(), low, high, num), rel=1e-9)
+
+
+@pytest.mark.parametrize("num_right, num", [(0, 24), (24, 24), (13, 24), (1, 1), (1740, 2000)])
+def test_interval_of_a_share_is_wilsons_by_scipy(num_right, num):
+    expected = stats.binomtest(num_right, num).proportion_ci(method="wilson")
+    assert share_interval(num_right, num) == pytest.approx((expected.low, expected.high), abs=1e-7)
 
 
 @pytest.mark.parametrize("seed, num", CASES)
