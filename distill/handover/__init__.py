@@ -1,0 +1,1 @@
+"""Handing a trained student over: the files that other programs can run."""
