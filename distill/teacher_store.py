@@ -125,7 +125,7 @@ class TeacherStore:
         if summary is None:
             weights = self.get_or_train_all(recipe, plan.teachers, source, job)
             with status_of(unfinished, job):
-                name = f"{'assistant' if weights else 'teacher'} {recipe.student.model}"
+                name = f"{'assistant' if taught_by(recipe) else 'teacher'} {recipe.student.model}"
                 summary = train_run(recipe, name, unfinished, source, job, costs=plan.costs, teacher_weights=weights)
         if job.is_main:
             unfinished.path.rename(path)

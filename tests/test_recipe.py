@@ -177,7 +177,6 @@ BAD = [
     ("student.new_head", None, "must be true or false"),
     ("teacher.claimed_top1", 80, "must be 1 or less, got 80"),
     ("teacher.recipe", None, "must name the recipe that trains the teacher because teacher.weights is 'train'"),
-    ("teacher.teacher", {"model": "resnet101"}, "must name the recipe that trains the teacher"),
     ("chain", ["resnet50", "resnet18"], "must name three networks at least"),
     ("chain", "resnet50", "must be a list"),
     ("chain", ["resnet101", "resnet50", "resnet18"], "needs a teacher section, which says how resnet101 is trained"),
