@@ -367,7 +367,7 @@ MAKING = {
     "losses.kd: the student has 4 classes and the teacher 7": {"teacher": Small(8, num_classes=7)},
     "losses.hint: student Small: Small has no feature 'layer9'.*did you mean 'layer4'": {"losses": {"hint": FitNet(layers=["layer9"])}},
     "losses.hint: teacher Sequential: .* has no feature 'layer4'": {
-        "teacher": nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(3600, 4)),
+        "teacher": nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 4)),
         "losses": {"hint": FitNet(layers=["layer4"])},
     },
     "unknown loss 'kdd'; did you mean 'kd'": {"losses": {"kdd": 1.0}},
