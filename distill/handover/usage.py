@@ -31,7 +31,7 @@ def _network(config: Config) -> str:
         session = f'import onnxruntime\nsession = onnxruntime.InferenceSession("{config.file}")\n'
         return f"{session}logits = torch.from_numpy(session.run(None, {{session.get_inputs()[0].name: pixels.numpy()}})[0])"
     if config.file.endswith(".pt2"):
-        kinds = "import torchao  # the 8-bit operators\n" if config.format == "int8" else ""
+        kinds = "import torchao.quantization.pt2e.quantize_pt2e  # the 8-bit operators\n" if config.format == "int8" else ""
         load = f'model = torch.export.load("{config.file}").module()  # a program: it can do anything, so trust who made it'
         return f"{kinds}{load}\nlogits = model(pixels)"
     return f"{_weights(config)}\nlogits = model.eval()(pixels)"
