@@ -148,7 +148,7 @@ def test_crd_says_what_the_banks_take():
 
 
 def test_crd_refuses_what_makes_no_sense():
-    with pytest.raises(RecipeError, match="it needs DataInfo in its attribute `data` before setup"):
+    with pytest.raises(RecipeError, match="was not told of them: DataInfo in `data`"):
         made(data=None)
     with pytest.raises(RecipeError, match="all 3 training pictures have one class"):
         made(DataInfo(torch.arange(3), torch.tensor([4, 4, 4])))
