@@ -338,3 +338,29 @@ def test_unknown_format_is_answered_with_those_that_there_are(distill, capsys):
         distill("export", "runs/a", "--to", "onxx", "-o", "student")
     assert ended.value.code == 2
     assert "onnx" in capsys.readouterr().err
+
+
+def test_onnx_file_holds_its_classes_and_answers_as_the_run(distill, runs):
+    onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    exported(distill, runs / "small", "--to", "onnx", "-o", "student")
+    config = json.loads(Path("student/config.json").read_text())
+    path = Path("student") / config["file"]
+    facts = {one.key: json.loads(one.value) for one in onnx.load(path).metadata_props}
+    assert facts == {"label_names": ["wave0", "wave1", "wave2", "wave3"], "preprocessing": config["preprocessing"]}
+    images = torch.randn(5, 3, 32, 32)
+    (answer,) = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {"image": images.numpy()})
+    with torch.no_grad():
+        assert torch.allclose(torch.from_numpy(answer), student(runs / "small")(images), atol=1e-4)
+
+
+def test_int8_file_is_smaller_and_asked_by_predict(distill, runs):
+    pytest.importorskip("torchao")
+    out = exported(distill, runs / "small", "--to", "int8", "-o", "student", "--min-agreement", "0.5")
+    assert "int8" in out
+    found = json.loads(Path("student/export.json").read_text())
+    assert found["check"]["export_bytes"] < 0.5 * found["check"]["run_bytes"]  # of so small a network half is text; 0.27 of a ResNet-18
+    picture = next((runs / "pictures").rglob("*.png"))
+    code, out, err = distill("predict", "student", str(picture), "--trust", "--json")
+    assert code == 0, err
+    assert "wave" in out

@@ -41,11 +41,19 @@ class Config:
     def num_classes(self) -> int:
         return len(self.class_names)
 
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """How a picture is made for the network."""
+        return {"image_size": self.image_size, "mean": list(self.mean), "std": list(self.std), **_PREPARATION}
+
+    def facts(self) -> dict[str, str]:
+        """As JSON by name, for a file that may be used without config.json."""
+        return {"preprocessing": json.dumps(self.preprocessing), "label_names": json.dumps(self.class_names)}
+
     def write(self, folder: Path) -> None:
         """Into the folder's config.json."""
         model = {"name": self.model, "norm": self.norm, "stem": self.stem, "arguments": self.arguments}
-        pictures = {"image_size": self.image_size, "mean": list(self.mean), "std": list(self.std), **_PREPARATION}
-        found = {"format": self.format, "file": self.file, "model": model, "preprocessing": pictures}
+        found = {"format": self.format, "file": self.file, "model": model, "preprocessing": self.preprocessing}
         found |= {"num_classes": self.num_classes, "label_names": self.class_names, **self.extra}
         record.write_text(folder / CONFIG_FILE, json.dumps(found, indent=2, allow_nan=False) + "\n")
 

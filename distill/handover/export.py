@@ -63,6 +63,8 @@ def export_student(student: Student, target: Format, folder: Path, console: Cons
             file = module.write(student.model, work, student.config.image_size, calibration)
         config = _config(student, target, file)
         config.write(work)
+        if target.travels_alone:
+            module.describe(file, config.facts())
         found = None if student.source is None else _checked(student, target, file, module.load(file), console, min_agreement)
         _write_card(work, config, provenance(student, target, found))
     return found

@@ -39,6 +39,7 @@ class Format:
     max_difference: float | None = 1e-4  # of a logit, as a share of the largest; None for no limit
     max_lost: float = 0.0  # val top-1
     needs_calibration: bool = False
+    travels_alone: bool = False  # its module can write into the file what config.json says
 
     def open(self) -> FormatModule:
         """Raises RecipeError that says what to install."""
@@ -62,7 +63,7 @@ _ALL = (
     # timm takes options of the network from config.json, which a stranger may have written: predict takes those that a recipe may have
     Format("timm", "timm_folder", "a folder that timm.create_model('local-dir:FOLDER', pretrained=True) loads", loader="safetensors_file"),
     Format("torch-export", "torch_export", "a program that torch.export.load reads without the network's class"),
-    Format("onnx", "onnx", "for ONNX Runtime and others", packages=("onnx", "onnxscript", "onnxruntime"), extra="onnx"),
+    Format("onnx", "onnx", "for ONNX Runtime and others", packages=("onnx", "onnxscript", "onnxruntime"), extra="onnx", travels_alone=True),
     Format(
         "int8",
         "int8",

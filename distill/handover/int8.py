@@ -14,15 +14,10 @@ from torch.fx import GraphModule, Node
 
 from distill import record
 from distill.errors import DataError, DistillError
-from distill.handover.libraries import missing, quiet, read_file, reason
+from distill.handover.libraries import quiet, read_file, reason
 
 FILE = "student.int8.pt2"
 _BATCH = 32  # pictures that are calibrated on at a time
-
-
-def missing_packages() -> list[str]:
-    """What has to be installed before write and load can be used."""
-    return missing(("torchao",))
 
 
 def write(model: nn.Module, folder: Path, image_size: int, calibration: Tensor | None) -> Path:

@@ -1,20 +1,14 @@
-"""The libraries that files for other programs are written and read with: whether they are here, and what they say kept from the terminal."""
+"""The libraries that files for other programs are written and read with: what they say kept from the terminal, and put into one line."""
 
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from distill.errors import DataError
-
-
-def missing(packages: Sequence[str]) -> list[str]:
-    """Those of the packages that can't be imported; none is."""
-    return [name for name in packages if importlib.util.find_spec(name) is None]
 
 
 @contextlib.contextmanager

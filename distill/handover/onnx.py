@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from distill import record
 from distill.errors import DataError, DistillError
-from distill.handover.libraries import missing, quiet, read_file, reason
+from distill.handover.libraries import quiet, read_file, reason
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -19,11 +19,6 @@ if TYPE_CHECKING:
 FILE = "student.onnx"
 INPUT, OUTPUT = "image", "logits"
 _OPSET = 18  # what torch's exporter writes without converting, and what every runtime of the last years reads
-
-
-def missing_packages() -> list[str]:
-    """What has to be installed before write and load can be used."""
-    return missing(("onnx", "onnxscript", "onnxruntime"))
 
 
 def write(model: nn.Module, folder: Path, image_size: int, calibration: Tensor | None = None) -> Path:

@@ -112,11 +112,6 @@ def test_damaged_file_is_named(written, tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_what_is_missing_is_found_without_importing_it():
-    program = "import sys; from distill.handover import int8; assert int8.missing_packages() == []; assert 'torchao' not in sys.modules"
-    subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[2], check=True)
-
-
 @pytest.mark.slow
 def test_compiled_answers_are_near_those_of_the_file(written):
     images = sample()[0][2000:2064]
