@@ -219,9 +219,7 @@ def test_published_weights_are_those_that_the_library_lists(source):
         read_source(source, "resnet18")
 
 
-@pytest.mark.parametrize(
-    "source", ["https://example.com/a.pth", "hf-hub:someone/x", "file:///etc/passwd", "s3://a/b.pth", "~nobody-here/a.pth", "x" * 5000]
-)
+@pytest.mark.parametrize("source", ["https://example.com/a.pth", "file:///etc/passwd", "s3://a/b.pth", "~nobody-here/a.pth", "x" * 5000])
 def test_weights_from_anywhere_else_are_no_file(source):
     with pytest.raises(DataError, match="weights"):
         read_source(source, "resnet18")

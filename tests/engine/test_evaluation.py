@@ -141,5 +141,7 @@ def test_cka_is_1_for_a_turned_and_scaled_layer_and_near_0_for_another_one():
 
 def test_layers_that_one_network_lacks_are_left_out():
     ours, theirs = create_model("resnet18", num_classes=4), create_model("timm/mobilenetv3_small_050", num_classes=4)
-    assert LayerSimilarity(ours, theirs).layers == ["pooled"]
-    assert LayerSimilarity(ours, theirs, ({}, {"layer3": "blocks.3"})).layers == ["layer3", "pooled"]
+    assert LayerSimilarity(ours, theirs).layers == ["layer1", "layer2", "layer3", "layer4", "pooled"]
+    two = Layers(torch.eye(12), torch.eye(12))
+    assert LayerSimilarity(ours, two).layers == ["layer1", "layer2", "pooled"]
+    assert LayerSimilarity(ours, two, ({}, {"layer3": "layer2"})).layers == ["layer1", "layer2", "layer3", "pooled"]
