@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from distill.build.losses import make_distiller, make_losses, set_up
 from distill.build.plan import plan_run
 from distill.data.sources.base import DataSource
 from distill.engine.distiller import Distiller
+from distill.engine.methods.several_teachers import SeveralTeachers
 from distill.engine.network import Network
 from distill.engine.runtime import DTYPES
 from distill.engine.teacher import Teacher
@@ -26,7 +27,7 @@ from distill.models.hooks import FeatureHooks, measure_shapes
 from distill.models.weights import WeightsReport, load_weights
 from distill.models.zoo import create_model, describe
 from distill.recipe import Recipe
-from distill.recipe_teachers import taught_by
+from distill.recipe_teachers import shares, taught_by
 from distill.resolve import Catalogue
 from distill.structures import Batch, Head, ModelInfo, Outputs
 
@@ -36,7 +37,7 @@ class Pieces:
     """The parts of a run that hold weights."""
 
     distiller: Distiller
-    teacher: Teacher | None
+    teacher: Teacher | SeveralTeachers | None
     reports: dict[str, WeightsReport]  # "teacher", "student": what was loaded; absent where nothing was
 
 
@@ -49,19 +50,37 @@ def build_pieces(
     """
     losses = make_losses(recipe, catalogue)
     student, student_report = _network("student", recipe.student, recipe, source, losses, device, precision, weights.get("student"))
-    reports = {"student": student_report}
-    teacher_network = None
-    if recipe.teacher is not None:
-        teacher_network, reports["teacher"] = _network("teacher", recipe.teacher, recipe, source, losses, device, precision, weights.get("teacher"))
-    teacher_info = None if teacher_network is None else _info(teacher_network, recipe.teacher, source)
-    set_up(losses, _info(student, recipe.student, source), teacher_info, source, recipe)
+    reports, teachers = {"student": student_report}, {}
+    for role, entry in taught_by(recipe).items():
+        teachers[role], reports[role] = _network(role, entry, recipe, source, losses, device, precision, weights.get(role))
+    set_up(losses, _info(student, recipe.student, source), _info_of_teachers(teachers, recipe, source, losses), source, recipe)
     student.freeze(recipe.student.frozen)
     distiller = make_distiller(recipe, student, losses, plan_run(recipe, source, world_size=1))
     distiller.to(device, DTYPES[precision] if precision == "fp64" else None)
-    if teacher_network is not None:
-        teacher_network.hand_pixels_to(student)
-    teacher = Teacher(teacher_network) if teacher_network is not None else None
+    for network in list(teachers.values())[-1:]:  # it is asked right before the student
+        network.hand_pixels_to(student)
+    teacher = _as_one([Teacher(network) for network in teachers.values()], recipe)
     return Pieces(distiller, teacher, {role: report for role, report in reports.items() if report is not None})
+
+
+def _as_one(teachers: Sequence[Teacher], recipe: Recipe) -> Teacher | SeveralTeachers | None:
+    if recipe.teachers is not None:
+        return SeveralTeachers(teachers, shares(recipe), is_sampled=recipe.answers == "sampled", seed=recipe.seed)
+    return teachers[0] if teachers else None
+
+
+def _info_of_teachers(teachers: Mapping[str, Network], recipe: Recipe, source: DataSource, losses: Mapping[str, DistillLoss]) -> ModelInfo | None:
+    """What the losses are told of their teacher. Raises RecipeError by label for a loss that several teachers can't serve."""
+    entries = taught_by(recipe)
+    if recipe.teachers is None:
+        return next((_info(network, entries[role], source) for role, network in teachers.items()), None)
+    for label, loss in losses.items():
+        if loss.layers and loss.needs_teacher:
+            raise RecipeError(
+                f"losses.{label}: it looks at features ({', '.join(loss.layers)}), and those of several teachers can't be combined: their networks "
+                f"mean different things by them; remove it (losses.{label}=null), or name one teacher"
+            )
+    return ModelInfo(" + ".join(entry.model for entry in entries.values()), len(source.class_names))
 
 
 def _network(

@@ -50,6 +50,8 @@ def prepared(name: str, overrides: Sequence[str], plugins: Sequence[str]) -> Ite
     catalogue = Catalogue(plugins)
     draft = read_draft(name, overrides)
     recipe = draft.finish(find_problems(draft.values, catalogue))
+    if recipe.teachers is not None:
+        raise RecipeError(f"{draft.name} has several teachers, and this command is about one: their answers are kept when the recipe is trained")
     if recipe.teacher is None:
         raise RecipeError(f"{draft.name} has no teacher, so there are no answers to keep")
     prepare_process()
