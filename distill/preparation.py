@@ -75,6 +75,8 @@ def _rehearse(recipe: Recipe, source: DataSource, job: Job) -> _Rehearsed:
     costs = {"student": measure_costs(pieces.distiller.student, source.image_size, is_trained=True)}
     for role, _, its in each_teacher(recipe, pieces):
         costs[role] = measure_costs(its.teacher.network, source.image_size, is_trained=role in known and known[role] is None)
+    if recipe.method == "ema_teacher":  # the same network again
+        costs["teacher"] = costs["student"]
     if recipe.teachers is not None:
         costs["teacher"] = costs_together(recipe, [costs[role] for role in taught_by(recipe)])
     notes += loss_notes(pieces.distiller, recipe, source, job.state.num_processes)
@@ -155,7 +157,9 @@ def _teacher_steps(recipe: Recipe, plans: Mapping[str, TeacherPlan], source: Dat
 
 
 def _answers(recipe: Recipe) -> str:
-    """How several teachers answer as one."""
+    """What the student learns from, where that is not one network."""
+    if recipe.method == "ema_teacher":
+        return f", where the teacher is the average of its own weights (decay {recipe.train.ema_decay:g})"
     if recipe.teachers is None:
         return ""
     how = {"mean": "the mean", "weighted": "the weighted mean", "sampled": "one, drawn for each view of a picture,"}[recipe.answers]

@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field, StrictBool, ValidationError, ValidationIn
 
 from distill.recipe_losses import LossEntry, Schedule
 from distill.recipe_networks import Cache, Network, OneOfSeveral, Student, Teacher, check_answers, check_chain, check_teachers
-from distill.recipe_train import Train
+from distill.recipe_train import Train, check_method
 from distill.recipe_types import (
     Arguments,
     Count,
@@ -104,6 +104,7 @@ class Recipe(Section):
     control: StrictBool = Field(False, description="Also train the student alone, as a run of its own.")
     data: Data = Field(description="Which images, and how they are varied.")
     train: Train = Field(description="How long and with which optimizer.")
+    method: Literal["distill", "ema_teacher"] = Field("distill", description="distill (from a teacher), or ema_teacher (from its own average).")
 
     @field_validator("teachers")
     @classmethod
@@ -118,6 +119,13 @@ class Recipe(Section):
         if "teachers" in info.data:
             check_answers(answers, info.data["teachers"])
         return answers
+
+    @field_validator("method")
+    @classmethod
+    def _has_what_it_takes(cls, method: str, info: ValidationInfo) -> str:
+        if {"teacher", "teachers", "train"} <= set(info.data):
+            check_method(method, info.data)
+        return method
 
     @field_validator("chain")
     @classmethod

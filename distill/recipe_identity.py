@@ -41,6 +41,8 @@ def _shown(values: dict[str, Any], path: str) -> str:
 def _deciding(recipe: Recipe) -> dict[str, Any]:
     """What decides the training's result. A method that is not used is left out, so that a new one changes no recipe without it."""
     values = recipe.model_dump(mode="json", exclude=_ASIDE)
+    if values["method"] == "distill":
+        del values["method"]
     if values["chain"] is None:
         del values["chain"]
     if values["teachers"] is None:

@@ -1,7 +1,8 @@
 """What a recipe may say of training: how long, with which optimizer, in which precision, and what is logged and saved."""
 
 import math
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, StrictBool, ValidationInfo, field_validator
 
@@ -42,3 +43,12 @@ class Train(Section):
         if warmup_epochs >= info.data.get("epochs", math.inf):
             raise ValueError(f"must be less than train.epochs ({info.data['epochs']})")
         return warmup_epochs
+
+
+def check_method(method: str, values: Mapping[str, Any]) -> None:
+    """Raises ValueError where the recipe's other values, by key, don't fit the method."""
+    if method == "ema_teacher":
+        if given := [name for name in ("teacher", "teachers") if values[name] is not None]:
+            raise ValueError(f"learns from the average of the student's own weights; leave out {given[0]} ({given[0]}=null removes an inherited one)")
+        if values["train"].ema_decay is None:
+            raise ValueError("needs train.ema_decay, such as 0.99, which makes the average that teaches")

@@ -67,7 +67,7 @@ def run_fingerprint(recipe: Recipe, source: DataSource, job: Job, data_fingerpri
 def score_parts(recipe: Recipe, source: DataSource, student: Network, pieces: Pieces, accelerator: Accelerator, job: Job) -> Results:
     """Student and teacher in one pass over each part, so that the pictures are read once."""
     networks = {"student": student}
-    if pieces.teacher is None or (recipe.teacher is not None and recipe.teacher.num_classes not in (None, len(source.class_names))):
+    if not taught_by(recipe) or (recipe.teacher is not None and recipe.teacher.num_classes not in (None, len(source.class_names))):
         return Results({part: _score(networks, recipe, source, part, accelerator, job, ()) for part in ("val", "test")})
     if recipe.teachers is not None:
         return _scored_with_several(networks, recipe, source, pieces, accelerator, job)
@@ -127,6 +127,8 @@ def summarise(
             "decoder": source.decoder,
         },
     }
+    if recipe.method != "distill":
+        summary["method"] = recipe.method
     num_classes = len(source.class_names)
     if recipe.teachers is not None:
         models = {role: teacher.model for role, teacher in taught_by(recipe).items()}

@@ -182,6 +182,8 @@ BAD = [
     ("chain", ["resnet101", "resnet50", "resnet18"], "needs a teacher section, which says how resnet101 is trained"),
     ("teachers", [{"model": "resnet50", "weights": "w"}], "must name two networks at least"),
     ("teachers", {"model": "resnet50"}, "must be a list"),
+    ("method", "self", "must be one of 'distill'"),
+    ("method", "ema_teacher", "needs train.ema_decay, such as 0.99"),
     ("answers", "median", "must be one of 'mean', 'weighted' or 'sampled', got 'median'"),
     ("answers", "sampled", "the recipe has no list of teachers"),
     ("losses", {}, "must hold at least 1 entry"),

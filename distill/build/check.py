@@ -36,7 +36,7 @@ def _in_losses(values: Mapping[str, Any], catalogue: Catalogue) -> Iterator[Prob
         for argument, message in construct(cls, arguments)[1]:
             yield Problem(".".join(filter(None, ("losses", label, argument))), message)
         yield from _too_long(label, entry, values)
-        if cls.needs_teacher and not _teachers(values):
+        if cls.needs_teacher and not _teachers(values) and values.get("method", "distill") == "distill":
             yield Problem(f"losses.{label}", f"the loss {name!r} needs a teacher, and the recipe has none; remove it with losses.{label}=null")
 
 

@@ -17,6 +17,7 @@ from distill.build.losses import make_distiller, make_losses, set_up
 from distill.build.plan import plan_run
 from distill.data.sources.base import DataSource
 from distill.engine.distiller import Distiller
+from distill.engine.methods.ema_teacher import EmaTeacher
 from distill.engine.methods.several_teachers import SeveralTeachers
 from distill.engine.network import Network
 from distill.engine.runtime import DTYPES
@@ -37,7 +38,7 @@ class Pieces:
     """The parts of a run that hold weights."""
 
     distiller: Distiller
-    teacher: Teacher | SeveralTeachers | None
+    teacher: Teacher | SeveralTeachers | EmaTeacher | None
     reports: dict[str, WeightsReport]  # "teacher", "student": what was loaded; absent where nothing was
 
 
@@ -53,13 +54,16 @@ def build_pieces(
     reports, teachers = {"student": student_report}, {}
     for role, entry in taught_by(recipe).items():
         teachers[role], reports[role] = _network(role, entry, recipe, source, losses, device, precision, weights.get(role))
-    set_up(losses, _info(student, recipe.student, source), _info_of_teachers(teachers, recipe, source, losses), source, recipe)
+    info = _info(student, recipe.student, source)
+    set_up(losses, info, info if recipe.method == "ema_teacher" else _info_of_teachers(teachers, recipe, source, losses), source, recipe)
     student.freeze(recipe.student.frozen)
     distiller = make_distiller(recipe, student, losses, plan_run(recipe, source, world_size=1))
     distiller.to(device, DTYPES[precision] if precision == "fp64" else None)
     for network in list(teachers.values())[-1:]:  # it is asked right before the student
         network.hand_pixels_to(student)
     teacher = _as_one([Teacher(network) for network in teachers.values()], recipe)
+    if recipe.method == "ema_teacher":
+        teacher = EmaTeacher(student, recipe.train.ema_decay)
     return Pieces(distiller, teacher, {role: report for role, report in reports.items() if report is not None})
 
 

@@ -15,6 +15,7 @@ from distill.data.loader import EvaluationLoader
 from distill.data.sources.base import DataSource
 from distill.engine.distiller import Distiller
 from distill.engine.evaluation import score
+from distill.engine.methods.ema_teacher import EmaTeacher
 from distill.engine.network import Network
 from distill.engine.optim import Schedule, make_optimizer, make_schedule
 from distill.engine.saving import Saving
@@ -42,7 +43,9 @@ def build_trainer(
     train, plan = recipe.train, plan_run(recipe, source, accelerator.num_processes)
     student, averaged = pieces.distiller.student, None
     scored = student
-    if train.ema_decay is not None:
+    if isinstance(pieces.teacher, EmaTeacher):
+        averaged, scored = pieces.teacher.averaged, pieces.teacher.network
+    elif train.ema_decay is not None:
         averaged = AveragedModel(student.model, multi_avg_fn=get_ema_multi_avg_fn(train.ema_decay))
         scored = student.like(averaged.module)
     trainer = Trainer(

@@ -38,6 +38,8 @@ def _title(summary: Mapping[str, Any]) -> str:
     if chain := summary.get("chain"):
         names = [row["model"] for row in [*chain, summary["teacher"], summary.get("distilled", {"model": "student"})]]
         title += f"; each learned from the one before: {', '.join(names)}"
+    if summary.get("method") == "ema_teacher":
+        title += "; it learned from the average of its own weights"
     return title
 
 
