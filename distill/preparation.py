@@ -13,7 +13,7 @@ from distill import record
 from distill.build.cache import why_not_kept
 from distill.build.loaders import has_soft_labels, make_views, num_views
 from distill.build.notes import loss_notes
-from distill.build.pieces import build_pieces, rehearse
+from distill.build.pieces import build_pieces, peer_of, rehearse
 from distill.build.plan import plan_run
 from distill.build.teachers import costs_together, each_teacher
 from distill.data.sources.base import DataSource
@@ -75,6 +75,8 @@ def _rehearse(recipe: Recipe, source: DataSource, job: Job) -> _Rehearsed:
     costs = {"student": measure_costs(pieces.distiller.student, source.image_size, is_trained=True)}
     for role, _, its in each_teacher(recipe, pieces):
         costs[role] = measure_costs(its.teacher.network, source.image_size, is_trained=role in known and known[role] is None)
+    if recipe.peer is not None:
+        costs["peer"] = measure_costs(peer_of(pieces), source.image_size, is_trained=True)
     if recipe.method == "ema_teacher":  # the same network again
         costs["teacher"] = costs["student"]
     if recipe.teachers is not None:
@@ -137,7 +139,8 @@ def _steps(preparation: Preparation, source: DataSource, job: Job) -> Iterator[t
         )
     yield (
         f"train the student {recipe.student.model} for {_length(recipe)} on {_terms(recipe)}{_answers(recipe)}",
-        _seconds(recipe, source, job, costs["student"], costs.get("teacher"), keeps_answers=preparation.keeps_answers),
+        _seconds(recipe, source, job, costs["student"], costs.get("teacher"), keeps_answers=preparation.keeps_answers)
+        + (_seconds(recipe, source, job, costs["peer"]) if recipe.peer is not None else 0.0),
     )
 
 
@@ -158,6 +161,8 @@ def _teacher_steps(recipe: Recipe, plans: Mapping[str, TeacherPlan], source: Dat
 
 def _answers(recipe: Recipe) -> str:
     """What the student learns from, where that is not one network."""
+    if recipe.peer is not None:
+        return f", together with {recipe.peer.model}: each learns from the other"
     if recipe.method == "ema_teacher":
         return f", where the teacher is the average of its own weights (decay {recipe.train.ema_decay:g})"
     if recipe.teachers is None:

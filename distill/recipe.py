@@ -14,6 +14,7 @@ from distill.recipe_types import (
     Count,
     Inside,
     Label,
+    Method,
     NotNegative,
     Pixels,
     Positive,
@@ -104,7 +105,8 @@ class Recipe(Section):
     control: StrictBool = Field(False, description="Also train the student alone, as a run of its own.")
     data: Data = Field(description="Which images, and how they are varied.")
     train: Train = Field(description="How long and with which optimizer.")
-    method: Literal["distill", "ema_teacher"] = Field("distill", description="distill (from a teacher), or ema_teacher (from its own average).")
+    peer: Student | None = Field(None, description="The other student of the method mutual; null for none.")
+    method: Method = Field("distill", description="distill (from a teacher), ema_teacher (from its own average) or mutual (from its peer).")
 
     @field_validator("teachers")
     @classmethod
@@ -123,7 +125,7 @@ class Recipe(Section):
     @field_validator("method")
     @classmethod
     def _has_what_it_takes(cls, method: str, info: ValidationInfo) -> str:
-        if {"teacher", "teachers", "train"} <= set(info.data):
+        if {"teacher", "teachers", "train", "losses", "peer"} <= set(info.data):
             check_method(method, info.data)
         return method
 

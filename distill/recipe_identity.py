@@ -9,7 +9,9 @@ from typing import Any
 from distill.recipe import Recipe, shown_value
 from distill.recipe_yaml import dotted
 
-WHERE_WEIGHTS_ARE = re.compile(r"student\.weights|(teachers\.\d+\.)?(teacher\.)*weights")  # which they are is known by their hash when a run goes on
+WHERE_WEIGHTS_ARE = re.compile(
+    r"(student|peer)\.weights|(teachers\.\d+\.)?(teacher\.)*weights"
+)  # which they are is known by their hash when a run goes on
 _ABSENT = object()
 _ASIDE: dict[str, Any] = {
     "data": {"root", "workers"},
@@ -43,6 +45,8 @@ def _deciding(recipe: Recipe) -> dict[str, Any]:
     values = recipe.model_dump(mode="json", exclude=_ASIDE)
     if values["method"] == "distill":
         del values["method"]
+    if values["peer"] is None:
+        del values["peer"]
     if values["chain"] is None:
         del values["chain"]
     if values["teachers"] is None:

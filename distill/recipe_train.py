@@ -47,8 +47,12 @@ class Train(Section):
 
 def check_method(method: str, values: Mapping[str, Any]) -> None:
     """Raises ValueError where the recipe's other values, by key, don't fit the method."""
-    if method == "ema_teacher":
-        if given := [name for name in ("teacher", "teachers") if values[name] is not None]:
-            raise ValueError(f"learns from the average of the student's own weights; leave out {given[0]} ({given[0]}=null removes an inherited one)")
-        if values["train"].ema_decay is None:
-            raise ValueError("needs train.ema_decay, such as 0.99, which makes the average that teaches")
+    who = {"ema_teacher": "the average of its own weights", "mutual": "its peer"}.get(method)
+    if who and (given := [name for name in ("teacher", "teachers") if values[name] is not None]):
+        raise ValueError(f"has the student learn from {who}; leave out {given[0]} ({given[0]}=null removes an inherited one)")
+    if (method == "mutual") != (values["peer"] is not None):
+        raise ValueError("needs a peer, such as peer={model: resnet34}" if method == "mutual" else "has no use for a peer; set method=mutual")
+    if method == "mutual" and (auto := [label for label, entry in values["losses"].items() if isinstance(entry.weight, str)]):
+        raise ValueError(f"has the losses of two students, for which one weight can't be found; give losses.{auto[0]}.weight a number")
+    if method == "ema_teacher" and values["train"].ema_decay is None:
+        raise ValueError("needs train.ema_decay, such as 0.99, which makes the average that teaches")

@@ -16,7 +16,7 @@ from accelerate import Accelerator
 import distill
 from distill import record
 from distill.build.loaders import evaluation_loader
-from distill.build.pieces import Pieces
+from distill.build.pieces import Pieces, peer_of
 from distill.build.teachers import each_teacher
 from distill.checkpoints import CheckpointFolder
 from distill.data.sources.base import DataSource
@@ -66,7 +66,7 @@ def run_fingerprint(recipe: Recipe, source: DataSource, job: Job, data_fingerpri
 
 def score_parts(recipe: Recipe, source: DataSource, student: Network, pieces: Pieces, accelerator: Accelerator, job: Job) -> Results:
     """Student and teacher in one pass over each part, so that the pictures are read once."""
-    networks = {"student": student}
+    networks = {"student": student} | ({} if recipe.peer is None else {"peer": peer_of(pieces)})
     if not taught_by(recipe) or (recipe.teacher is not None and recipe.teacher.num_classes not in (None, len(source.class_names))):
         return Results({part: _score(networks, recipe, source, part, accelerator, job, ()) for part in ("val", "test")})
     if recipe.teachers is not None:
@@ -140,6 +140,8 @@ def summarise(
         ]
     elif recipe.teacher is not None:
         summary["teacher"] = _row(recipe.teacher.model, "teacher", results, num_classes) | costs["teacher"].as_dict()
+    if recipe.peer is not None:
+        summary["peer"] = _row(recipe.peer.model, "peer", results, num_classes) | costs["peer"].as_dict()
     row = _row(recipe.student.model, "student", results, num_classes)
     row |= _fidelity(results) if "teacher" in results.scores["test"] else {}
     summary["alone" if is_alone(recipe) else "distilled"] = row | costs["student"].as_dict()
@@ -174,11 +176,15 @@ def _fidelity(results: Results) -> dict[str, Any]:
     }
 
 
-def write_results(folder: record.RunFolder, recipe: Recipe, scored: Network, results: Results, summary: Mapping[str, Any]) -> None:
-    """The student, its answers, the pictures to look at, and last the summary. Raises DataError if they can't be written."""
+def write_results(
+    folder: record.RunFolder, recipe: Recipe, scored: Network, results: Results, summary: Mapping[str, Any], peer: Network | None = None
+) -> None:
+    """The student, its peer if it has one, its answers, the pictures to look at, and last the summary. Raises DataError if they can't be written."""
     try:
         folder.metrics_size()
         save_weights(scored.model.state_dict(), folder.path / record.WEIGHTS_FILE, {"format": "pt", "model": recipe.student.model})
+        if peer is not None:
+            save_weights(peer.model.state_dict(), folder.path / record.PEER_FILE, {"format": "pt", "model": recipe.peer.model})
         _save_arrays(folder, record.PREDICTIONS_FILE, _answers(results))
         if results.differing:
             _save_arrays(folder, record.PICTURES_FILE, _pictures(results.differing))

@@ -11,7 +11,7 @@ def control_recipe(recipe: Recipe) -> Recipe:
     own = {label: entry for label, entry in recipe.losses.items() if entry.name(label) == "ce"}
     losses = {label: entry.model_copy(update={"weight": 1.0}) for label, entry in own.items()} or {"ce": LossEntry()}
     data = recipe.data.model_copy(update={"labels": "given"})
-    nobody = {"teacher": None, "teachers": None, "answers": "mean", "chain": None, "method": "distill"}
+    nobody = {"teacher": None, "teachers": None, "answers": "mean", "chain": None, "method": "distill", "peer": None}
     return recipe.model_copy(update={**nobody, "control": False, "losses": losses, "data": data})
 
 

@@ -18,7 +18,7 @@ from accelerate.utils import broadcast_object_list
 from distill import record
 from distill.build.cache import open_cache
 from distill.build.loaders import has_soft_labels
-from distill.build.pieces import Pieces, build_pieces, rehearse, weight_sources
+from distill.build.pieces import Pieces, build_pieces, peer_of, rehearse, weight_sources
 from distill.build.plan import plan_run
 from distill.build.teachers import asked, each_teacher
 from distill.build.trainer import build_trainer
@@ -113,7 +113,7 @@ def _train_run(run: _Run, costs: Mapping[str, Costs], teacher_weights: Mapping[s
     if "teacher" in teacher_weights and (before := teacher_weights["teacher"].before):
         summary["chain"] = list(before)
     if job.is_main:
-        write_results(run.folder, recipe, scored, results, summary)
+        write_results(run.folder, recipe, scored, results, summary, peer_of(pieces))
     job.state.wait_for_everyone()
     return summary
 

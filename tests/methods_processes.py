@@ -20,6 +20,7 @@ from distill.resolve import Catalogue
 EXACT = ["train.precision=fp64", "student.norm=group", "train.max_steps=3", "train.lr=0.01", "train.accumulation=2", "~teacher"]
 TEACHERS = "teachers=[{model: timm/test_resnet, weights: random}, {model: timm/test_efficientnet, weights: random}]"
 METHODS = {"sampled": [TEACHERS, "answers=sampled"]}
+METHODS["mutual"] = ["method=mutual", "peer={model: resnet18, norm: group}", "losses.at.weight=10", "train.ema_decay=0.5"]
 METHODS["ema_teacher"] = ["method=ema_teacher", "train.ema_decay=0.5", "losses.at.weight=10"]
 
 

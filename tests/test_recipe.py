@@ -221,7 +221,7 @@ HINTS = [
     ("train.epoch", "did you mean 'epochs'?"),
     ("trian", "did you mean 'train'?"),
     ("lr", "did you mean 'train.lr'?"),
-    ("new_head", "did you mean 'student.new_head'?"),
+    ("new_head", "did you mean 'student.new_head' or 'peer.new_head'?"),
     ("data.augment.padings", "did you mean 'padding'?"),
     ("teacher.chek", "did you mean 'check'?"),
     ("data.zzzz", "known here: source, root, image_size"),

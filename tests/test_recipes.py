@@ -13,7 +13,7 @@ SMALL = ["data.source=synthetic", "data.root=null", "data.image_size=64", "data.
 SMALL += ["data.arguments={num_classes: 4, num_train: 16, num_val: 8, num_test: 8}", "data.val_fraction=0.1", "control=false"]
 EXPECTED = {"r50_to_r18", "r50_to_r34", "r101_to_r18", "r101_to_r34", "r18_alone", "r50_alone", "smoke", "imagenet/r50_to_r18"}
 EXPECTED |= {"imagenette/r50_to_r18", "imagenette/r18_alone", "imagenette/r50_alone", "methods/chain", "methods/two_teachers"}
-EXPECTED |= {"methods/ema_teacher"}
+EXPECTED |= {"methods/ema_teacher", "methods/mutual"}
 
 
 def test_the_promised_recipes_ship():

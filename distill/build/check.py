@@ -78,7 +78,7 @@ def _in_models(values: Mapping[str, Any]) -> Iterator[Problem]:
         if teacher.get("image_size") is not None and teacher.get("weights", "train") == "train":
             message = "a teacher that is trained here is trained in data.image_size; leave it out, or name trained weights"
             yield Problem(f"{role}.image_size", message)
-    for role, network in (*teachers.items(), ("student", _mapping(values, "student"))):
+    for role, network in (*teachers.items(), *((role, _mapping(values, role)) for role in ("student", "peer"))):
         name = network.get("model")
         if isinstance(name, str) and (message := model_exists(name)):
             yield Problem(f"{role}.model", message)

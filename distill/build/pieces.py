@@ -18,6 +18,7 @@ from distill.build.plan import plan_run
 from distill.data.sources.base import DataSource
 from distill.engine.distiller import Distiller
 from distill.engine.methods.ema_teacher import EmaTeacher
+from distill.engine.methods.mutual import MutualDistiller
 from distill.engine.methods.several_teachers import SeveralTeachers
 from distill.engine.network import Network
 from distill.engine.runtime import DTYPES
@@ -31,6 +32,8 @@ from distill.recipe import Recipe
 from distill.recipe_teachers import shares, taught_by
 from distill.resolve import Catalogue
 from distill.structures import Batch, Head, ModelInfo, Outputs
+
+_PEER_SEED = 0x9E37_79B9_7F4A  # two students with the same initial weights would have nothing to teach each other
 
 
 @dataclass(frozen=True)
@@ -54,10 +57,19 @@ def build_pieces(
     reports, teachers = {"student": student_report}, {}
     for role, entry in taught_by(recipe).items():
         teachers[role], reports[role] = _network(role, entry, recipe, source, losses, device, precision, weights.get(role))
-    info = _info(student, recipe.student, source)
-    set_up(losses, info, info if recipe.method == "ema_teacher" else _info_of_teachers(teachers, recipe, source, losses), source, recipe)
+    info, plan, peer = _info(student, recipe.student, source), plan_run(recipe, source, world_size=1), None
+    teacher_info = info if recipe.method == "ema_teacher" else _info_of_teachers(teachers, recipe, source, losses)
+    if recipe.peer is not None:
+        peer_losses = make_losses(recipe, catalogue)
+        network, reports["peer"] = _network("peer", recipe.peer, recipe, source, peer_losses, device, precision, weights.get("peer"))
+        teacher_info = _info(network, recipe.peer, source)
+        set_up(peer_losses, teacher_info, info, source, recipe)
+        network.freeze(recipe.peer.frozen)
+        student.hand_pixels_to(network)
+        peer = make_distiller(recipe, network, peer_losses, plan)
+    set_up(losses, info, teacher_info, source, recipe)
     student.freeze(recipe.student.frozen)
-    distiller = make_distiller(recipe, student, losses, plan_run(recipe, source, world_size=1))
+    distiller = make_distiller(recipe, student, losses, plan, peer=peer)
     distiller.to(device, DTYPES[precision] if precision == "fp64" else None)
     for network in list(teachers.values())[-1:]:  # it is asked right before the student
         network.hand_pixels_to(student)
@@ -87,6 +99,11 @@ def _info_of_teachers(teachers: Mapping[str, Network], recipe: Recipe, source: D
     return ModelInfo(" + ".join(entry.model for entry in entries.values()), len(source.class_names))
 
 
+def peer_of(pieces: Pieces) -> Network | None:
+    """The other of two students that learn from each other."""
+    return pieces.distiller.peer.student if isinstance(pieces.distiller, MutualDistiller) else None
+
+
 def _network(
     role: str,
     entry: schema.Network,
@@ -99,7 +116,7 @@ def _network(
 ) -> tuple[Network, WeightsReport | None]:
     num_classes = _num_classes(entry, source)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
+        torch.manual_seed((recipe.seed + (_PEER_SEED if role == "peer" else 0)) % 2**63)
         model = create_model(entry.model, num_classes=num_classes, norm=entry.norm, stem=entry.stem, arguments=entry.arguments)
     report = None
     if weights is not None:
@@ -163,7 +180,7 @@ def rehearse(pieces: Pieces, source: DataSource, *, soft_labels: bool = False, u
     batch = made_up_batch(source, 2, pieces.distiller.student.mean.device, soft_labels=soft_labels)
     pieces.distiller.eval()
     teacher = pieces.teacher(batch) if pieces.teacher else None
-    notes = _try_each_loss(pieces.distiller, batch, teacher)
+    notes = [note for one, *answers in pieces.distiller.sides(batch, teacher) for note in _try_each_loss(one, batch, *answers)]
     output = pieces.distiller(batch, teacher)
     if not output.loss.requires_grad:
         raise RecipeError("no loss depends on the student: its output is detached, or every weight is 0")
@@ -174,13 +191,13 @@ def rehearse(pieces: Pieces, source: DataSource, *, soft_labels: bool = False, u
     return notes + (_frozen(idle, unused) if idle else [])
 
 
-def _try_each_loss(distiller: Distiller, batch: Batch, teacher: Outputs | None) -> list[str]:
+def _try_each_loss(distiller: Distiller, batch: Batch, student: Outputs, teacher: Outputs | None) -> list[str]:
     """One by one, so that the message can name the loss that fails. Returns what to tell the person."""
     notes = []
     if batch.labels.ndim == 2:
         distiller.require_soft_labels()
     with torch.autocast(batch.images.device.type, enabled=False):
-        for label, inputs in distiller.inputs(distiller.student(batch.images), teacher, batch).items():
+        for label, inputs in distiller.inputs(student, teacher, batch).items():
             try:
                 term = distiller.losses[label](*inputs)
             except (DistillError, torch.OutOfMemoryError):
@@ -201,7 +218,7 @@ def _try_each_loss(distiller: Distiller, batch: Batch, teacher: Outputs | None) 
 
 def _frozen(idle: Mapping[str, nn.Parameter], unused: str) -> list[str]:
     """Freezes what no loss reaches, or raises RecipeError that names it: several processes would wait for its gradient."""
-    names = [name.replace("student.model.", "student.") for name in idle]
+    names = [name.replace("peer.student.model.", "peer.").replace("student.model.", "student.") for name in idle]
     some = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
     if unused == "error":
         raise RecipeError(
@@ -215,7 +232,7 @@ def _frozen(idle: Mapping[str, nn.Parameter], unused: str) -> list[str]:
 
 def weight_sources(recipe: Recipe, trained: Mapping[str, str]) -> dict[str, str]:
     """role -> where its weights come from, for build_pieces. trained: where those are that were trained for this recipe."""
-    sources: dict[str, Any] = {"student": recipe.student.weights}
+    sources: dict[str, Any] = {"student": recipe.student.weights, "peer": recipe.peer and recipe.peer.weights}
     for role, teacher in taught_by(recipe).items():
         sources[role] = {"random": None, "train": trained.get(role)}.get(teacher.weights, teacher.weights)
     return {role: value for role, value in sources.items() if value is not None}

@@ -92,6 +92,8 @@ def _require_teacher(target: Target) -> None:
         return
     if target.own.teachers is not None:
         raise RecipeError(f"--role teacher: {target.name} has several teachers; name the folder or the weight file of one of them as the target")
+    if target.own.peer is not None:
+        raise RecipeError(f"--role teacher: {target.name} learned from its peer; name its weights as the target: {target.name}/{record.PEER_FILE}")
     if target.own.method == "ema_teacher":
         raise RecipeError(f"--role teacher: {target.name} learned from the average of its own weights, which is the student: leave out --role")
     if target.own.teacher is None:

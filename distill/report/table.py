@@ -28,7 +28,7 @@ def _rows(summary: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]
     taught = [] if several else [*chain, *([summary["teacher"]] if "teacher" in summary else [])]
     for number, row in enumerate(taught):
         yield "assistant" if number else "teacher", row
-    for key, title in (("alone", "student alone"), ("distilled", "distilled student")):
+    for key, title in (("peer", "its peer"), ("alone", "student alone"), ("distilled", "distilled student")):
         if key in summary:
             yield title, summary[key]
 
@@ -40,6 +40,8 @@ def _title(summary: Mapping[str, Any]) -> str:
         title += f"; each learned from the one before: {', '.join(names)}"
     if summary.get("method") == "ema_teacher":
         title += "; it learned from the average of its own weights"
+    if summary.get("method") == "mutual":
+        title += "; it and its peer learned from each other"
     return title
 
 
