@@ -27,7 +27,7 @@ def make_pieces(recipe: Recipe, source: DataSource, device: torch.device, precis
     pieces = build_pieces(recipe, job.catalogue, source, device=device, precision=precision, weights={})
     rehearse(pieces, source)
     form_of_teacher(recipe, source, pieces, make_accelerator(), job)
-    made = compile_what_pays(recipe, source, pieces, None, job, teacher_seconds=None)
+    made = compile_what_pays(recipe, source, pieces, {}, job, teacher_seconds={})
     if recipe.fast == "compile" and (failed := [one["why"] for one in made.values() if not one["is_compiled"]]):
         raise SystemExit(failed[0])
     return pieces

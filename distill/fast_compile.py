@@ -12,12 +12,14 @@ from distill.build.batches import made_up_batch
 from distill.build.loaders import has_soft_labels, num_views
 from distill.build.pieces import Pieces
 from distill.build.plan import plan_run
+from distill.build.teachers import each_teacher
 from distill.data.sources.base import DataSource
 from distill.engine.compiling import Compiled, compile_distiller, compile_teacher, pictures_to_pay
 from distill.engine.teacher import parts_together
 from distill.engine.teacher_cache import CachedTeacher
-from distill.recipe import Recipe
+from distill.recipe import OneOfSeveral, Recipe
 from distill.running import Job
+from distill.structures import Batch
 
 # (seconds to compile, speed-up) of a ResNet-50 that answers, to decide whether it is tried; then it is measured, and dropped where it is not faster.
 # CPU: two cores, 64 pictures of 64 px (18 s, 1.02; with 128 of 28 px 1.34, with 32 of 112 px 0.79).
@@ -31,37 +33,55 @@ def compile_what_pays(
     recipe: Recipe,
     source: DataSource,
     pieces: Pieces,
-    kept: CachedTeacher | None,
+    kept: Mapping[str, CachedTeacher | None],
     job: Job,
     *,
-    teacher_seconds: float | None,
+    teacher_seconds: Mapping[str, float],
     before: Mapping[str, Any] | None = None,
 ) -> dict[str, Decision]:
-    """Compiles the teacher where that takes less time than it saves, and with fast=compile student and losses too, whatever it takes.
+    """Compiles each teacher where that takes less time than it saves, and with fast=compile student and losses too, whatever it takes.
 
-    teacher_seconds: for one picture. before: "teacher" and "student" as decided when the run began. Returns the decisions under these names.
+    kept, teacher_seconds: by role, its kept answers and its time for one picture, where these are known. before: what was decided when the run began,
+    by role and of "student". Returns the decisions under these names.
     """
     num_pictures = recipe.data.global_batch_size // recipe.train.accumulation // job.state.num_processes
     batch = made_up_batch(source, num_pictures, job.state.device, soft_labels=has_soft_labels(recipe, source))
     before, made = before or {}, {}
-    if pieces.teacher is not None:
-        asked = _pictures_to_ask(recipe, source, kept, job)
-        why_not = broadcast_object_list([_why_not(recipe, asked, teacher_seconds, job.state.device.type)])[0]  # each has measured its own seconds
-        if before.get("teacher", {"is_compiled": why_not is None})["is_compiled"]:
-            together = made_up_batch(source, num_pictures * parts_together(recipe.train.accumulation, batch.images), job.state.device)
-            drop = None if before or recipe.fast == "compile" else lambda: setattr(pieces.teacher, "answer", pieces.teacher.network)
-            made["teacher"] = _tried("teacher", lambda: compile_teacher(pieces.teacher, together), asked, job, drop=drop)
-        else:
-            made["teacher"] = dict(before.get("teacher", {"is_compiled": False, "why": why_not}))
-            job.say(f"teacher: not compiled: {made['teacher']['why']}")
+    for role, own, its in each_teacher(recipe, pieces):
+        together = made_up_batch(source, num_pictures * parts_together(recipe.train.accumulation, batch.images), job.state.device)
+        known = {"seconds": teacher_seconds.get(role), "before": before.get(role)}
+        made[role] = _teacher_decided(role, own, source, its, kept.get(role), job, together, **known)
     if before.get("student", {"is_compiled": recipe.fast == "compile"})["is_compiled"]:
         answers = pieces.teacher(batch) if pieces.teacher else None
         seen = plan_run(recipe, source, job.state.num_processes).images_seen(recipe.data.global_batch_size) // job.state.num_processes
         made["student"] = _tried("student and losses", lambda: compile_distiller(pieces.distiller, batch, answers), seen, job)
-        if made["student"]["is_compiled"] and pieces.teacher is not None:
-            pieces.teacher.network.hand_pixels_to(None)  # its code normalises for itself
+        for _, _, its in each_teacher(recipe, pieces) if made["student"]["is_compiled"] else ():
+            its.teacher.network.hand_pixels_to(None)  # its code normalises for itself
     else:
         made["student"] = dict(before.get("student", {"is_compiled": False, "why": f"fast={recipe.fast}; fast=compile compiles it"}))
+    return made
+
+
+def _teacher_decided(
+    role: str,
+    recipe: Recipe,
+    source: DataSource,
+    pieces: Pieces,
+    kept: CachedTeacher | None,
+    job: Job,
+    batch: Batch,
+    *,
+    seconds: float | None,
+    before: Decision | None,
+) -> Decision:
+    """Of the only teacher of these."""
+    asked, teacher = _pictures_to_ask(recipe, source, kept, job), pieces.teacher
+    why_not = broadcast_object_list([_why_not(recipe, asked, seconds, job.state.device.type)])[0]  # each has measured its own seconds
+    if (before or {"is_compiled": why_not is None})["is_compiled"]:
+        drop = None if before or recipe.fast == "compile" else lambda: setattr(teacher, "answer", teacher.network)
+        return _tried(role, lambda: compile_teacher(teacher, batch), asked, job, drop=drop)
+    made = dict(before or {"is_compiled": False, "why": why_not})
+    job.say(f"{role}: not compiled: {made['why']}")
     return made
 
 
@@ -77,6 +97,8 @@ def _pictures_to_ask(recipe: Recipe, source: DataSource, kept: CachedTeacher | N
 
 def _why_not(recipe: Recipe, asked: int, seconds: float | None, device: str) -> str | None:
     """Why the teacher is not compiled; None if it is."""
+    if isinstance(recipe.teacher, OneOfSeveral) and recipe.answers == "sampled":
+        return "it is asked for another number of pictures in each step, those for which it is drawn"
     if recipe.fast != "auto":
         return None if recipe.fast == "compile" else "fast=off"
     if device not in _EXPECTED or seconds is None:

@@ -13,14 +13,15 @@ from distill import record
 from distill.build.cache import why_not_kept
 from distill.build.loaders import has_soft_labels, make_views, num_views
 from distill.build.notes import loss_notes
-from distill.build.pieces import build_pieces, rehearse
+from distill.build.pieces import build_pieces, peer_of, rehearse
 from distill.build.plan import plan_run
+from distill.build.teachers import costs_together, each_teacher
 from distill.data.sources.base import DataSource
 from distill.engine.costs import Costs, measure_costs
 from distill.engine.runtime import only_deterministic, precision_in_words, resolve_precision
 from distill.recipe import Recipe
 from distill.recipe_losses import Schedule
-from distill.recipe_teachers import taught_by
+from distill.recipe_teachers import taught_by, with_one_teacher
 from distill.report.console import duration
 from distill.run_results import run_fingerprint
 from distill.running import Job
@@ -33,7 +34,7 @@ class Preparation:
     """What this job has to do, found out before anything long begins, when every network and loss has been built and tried once."""
 
     recipe: Recipe
-    costs: Mapping[str, Costs]  # of "student" and "teacher"
+    costs: Mapping[str, Costs]  # of "student" and "teacher"; of several teachers also by role, and "teacher" is all of them
     teachers: Mapping[str, TeacherPlan]  # by role, those of our own making
     control: Recipe | None
     finished_control: Path | None
@@ -61,7 +62,9 @@ class _Rehearsed(NamedTuple):
 
 def _rehearse(recipe: Recipe, source: DataSource, job: Job) -> _Rehearsed:
     """Builds everything with initial weights, takes one step, and measures the networks; the same for each teacher that must be distilled first."""
-    store, makers = TeacherStore(), {role: teacher_recipe(recipe, job) for role, teacher in taught_by(recipe).items() if teacher.weights == "train"}
+    store = TeacherStore()
+    made = [role for role, teacher in taught_by(recipe).items() if teacher.weights == "train"]
+    makers = {role: teacher_recipe(with_one_teacher(recipe, role), job) for role in made}
     for maker in makers.values():
         plan_run(maker, source, job.state.num_processes)
     known = {role: store.find(store.path(maker, source)) for role, maker in makers.items()}
@@ -70,13 +73,19 @@ def _rehearse(recipe: Recipe, source: DataSource, job: Job) -> _Rehearsed:
     with only_deterministic(recipe.deterministic):
         notes = rehearse(pieces, source, soft_labels=has_soft_labels(recipe, source), unused=recipe.train.unused)
     costs = {"student": measure_costs(pieces.distiller.student, source.image_size, is_trained=True)}
-    if pieces.teacher is not None:
-        is_trained = "teacher" in known and known["teacher"] is None
-        costs["teacher"] = measure_costs(pieces.teacher.network, source.image_size, is_trained=is_trained)
+    for role, _, its in each_teacher(recipe, pieces):
+        costs[role] = measure_costs(its.teacher.network, source.image_size, is_trained=role in known and known[role] is None)
+    if recipe.peer is not None:
+        costs["peer"] = measure_costs(peer_of(pieces), source.image_size, is_trained=True)
+    if recipe.method == "ema_teacher":  # the same network again
+        costs["teacher"] = costs["student"]
+    if recipe.teachers is not None:
+        costs["teacher"] = costs_together(recipe, [costs[role] for role in taught_by(recipe)])
     notes += loss_notes(pieces.distiller, recipe, source, job.state.num_processes)
     if make_views(recipe, source).mixes and source.train.pixels is None:
         notes.append("data.augment mixes pictures: each training picture is read and decoded twice, once as another's partner")
-    keeps_answers = pieces.teacher is not None and why_not_kept(recipe, pieces) is None
+    reasons = [why_not_kept(own, its) for _, own, its in each_teacher(recipe, pieces)]
+    keeps_answers = bool(reasons) and not any(reasons)
     del pieces  # before others are built
     plans = {role: _plan(maker, known[role], costs[role], source, job) for role, maker in makers.items()}
     return _Rehearsed(costs, notes, keeps_answers, plans)
@@ -129,8 +138,9 @@ def _steps(preparation: Preparation, source: DataSource, job: Job) -> Iterator[t
             _seconds(recipe, source, job, costs["student"]),
         )
     yield (
-        f"train the student {recipe.student.model} for {_length(recipe)} on {_terms(recipe)}",
-        _seconds(recipe, source, job, costs["student"], costs.get("teacher"), keeps_answers=preparation.keeps_answers),
+        f"train the student {recipe.student.model} for {_length(recipe)} on {_terms(recipe)}{_answers(recipe)}",
+        _seconds(recipe, source, job, costs["student"], costs.get("teacher"), keeps_answers=preparation.keeps_answers)
+        + (_seconds(recipe, source, job, costs["peer"]) if recipe.peer is not None else 0.0),
     )
 
 
@@ -147,6 +157,18 @@ def _teacher_steps(recipe: Recipe, plans: Mapping[str, TeacherPlan], source: Dat
             learned = "" if teacher.teacher is None else f" on {_terms(plan.recipe)} from {teacher.teacher.model}"
             seconds = _seconds(plan.recipe, source, job, plan.costs["student"], plan.costs.get("teacher"), keeps_answers=plan.keeps_answers)
             yield f"train {who} for {_length(plan.recipe)}{learned}, once: it is kept for later runs", seconds
+
+
+def _answers(recipe: Recipe) -> str:
+    """What the student learns from, where that is not one network."""
+    if recipe.peer is not None:
+        return f", together with {recipe.peer.model}: each learns from the other"
+    if recipe.method == "ema_teacher":
+        return f", where the teacher is the average of its own weights (decay {recipe.train.ema_decay:g})"
+    if recipe.teachers is None:
+        return ""
+    how = {"mean": "the mean", "weighted": "the weighted mean", "sampled": "one, drawn for each view of a picture,"}[recipe.answers]
+    return f", where the teacher is {how} of {len(recipe.teachers)} teachers"
 
 
 def _terms(recipe: Recipe) -> str:

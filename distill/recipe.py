@@ -7,13 +7,14 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, Field, StrictBool, ValidationError, ValidationInfo, field_validator
 
 from distill.recipe_losses import LossEntry, Schedule
-from distill.recipe_networks import Cache, Network, Student, Teacher, check_chain
-from distill.recipe_train import Train
+from distill.recipe_networks import Cache, Network, OneOfSeveral, Student, Teacher, check_answers, check_chain, check_teachers
+from distill.recipe_train import Train, check_method
 from distill.recipe_types import (
     Arguments,
     Count,
     Inside,
     Label,
+    Method,
     NotNegative,
     Pixels,
     Positive,
@@ -29,7 +30,20 @@ from distill.recipe_types import (
     number,
 )
 
-__all__ = ["Augment", "Cache", "Data", "LossEntry", "Network", "Recipe", "Student", "Teacher", "Train", "shown_value", "what_is_wrong"]
+__all__ = [
+    "Augment",
+    "Cache",
+    "Data",
+    "LossEntry",
+    "Network",
+    "OneOfSeveral",
+    "Recipe",
+    "Student",
+    "Teacher",
+    "Train",
+    "shown_value",
+    "what_is_wrong",
+]
 
 
 class Augment(Section):
@@ -83,12 +97,37 @@ class Recipe(Section):
     deterministic: StrictBool = Field(False, description="Only operations that give the same bits each time, which may be slower on GPUs.")
     fast: Literal["auto", "off", "compile"] = Field("auto", description="auto (what pays), off, or compile (also student and losses, always).")
     teacher: Teacher | None = Field(None, description="The network that is learned from; null for none.")
+    teachers: list[OneOfSeveral] | None = Field(None, description="Several networks that are learned from, in place of teacher; null for none.")
+    answers: Literal["mean", "weighted", "sampled"] = Field("mean", description="What several teachers answer: mean, weighted or sampled.")
     student: Student = Field(description="The network that learns.")
     chain: list[Text] | None = Field(None, description="Teacher, assistants and student, each of which learns from the one before; null for none.")
     losses: dict[Label, LossEntry] = Field(min_length=1, description="Label -> one term of the loss.")
     control: StrictBool = Field(False, description="Also train the student alone, as a run of its own.")
     data: Data = Field(description="Which images, and how they are varied.")
     train: Train = Field(description="How long and with which optimizer.")
+    peer: Student | None = Field(None, description="The other student of the method mutual; null for none.")
+    method: Method = Field("distill", description="distill (from a teacher), ema_teacher (from its own average) or mutual (from its peer).")
+
+    @field_validator("teachers")
+    @classmethod
+    def _are_several(cls, teachers: list[OneOfSeveral] | None, info: ValidationInfo) -> list[OneOfSeveral] | None:
+        if teachers is not None:
+            check_teachers(teachers, info.data.get("teacher"))
+        return teachers
+
+    @field_validator("answers")
+    @classmethod
+    def _are_of_several(cls, answers: str, info: ValidationInfo) -> str:
+        if "teachers" in info.data:
+            check_answers(answers, info.data["teachers"])
+        return answers
+
+    @field_validator("method")
+    @classmethod
+    def _has_what_it_takes(cls, method: str, info: ValidationInfo) -> str:
+        if {"teacher", "teachers", "train", "losses", "peer"} <= set(info.data):
+            check_method(method, info.data)
+        return method
 
     @field_validator("chain")
     @classmethod

@@ -9,7 +9,9 @@ from typing import Any
 from distill.recipe import Recipe, shown_value
 from distill.recipe_yaml import dotted
 
-WHERE_WEIGHTS_ARE = re.compile(r"student\.weights|(teacher\.)+weights")  # which they are is known by their hash when a run goes on
+WHERE_WEIGHTS_ARE = re.compile(
+    r"(student|peer)\.weights|(teachers\.\d+\.)?(teacher\.)*weights"
+)  # which they are is known by their hash when a run goes on
 _ABSENT = object()
 _ASIDE: dict[str, Any] = {
     "data": {"root", "workers"},
@@ -41,17 +43,25 @@ def _shown(values: dict[str, Any], path: str) -> str:
 def _deciding(recipe: Recipe) -> dict[str, Any]:
     """What decides the training's result. A method that is not used is left out, so that a new one changes no recipe without it."""
     values = recipe.model_dump(mode="json", exclude=_ASIDE)
+    if values["method"] == "distill":
+        del values["method"]
+    if values["peer"] is None:
+        del values["peer"]
     if values["chain"] is None:
         del values["chain"]
-    teacher = values["teacher"]
-    while teacher is not None:
-        del teacher["check"], teacher["claimed_top1"], teacher["cache"]["folder"]
-        teacher = teacher.pop("teacher") if teacher["teacher"] is None else teacher["teacher"]
+    if values["teachers"] is None:
+        del values["teachers"], values["answers"]
+    for teacher in (values["teacher"], *values.get("teachers", ())):
+        while teacher is not None:
+            del teacher["check"], teacher["claimed_top1"], teacher["cache"]["folder"]
+            teacher = teacher.pop("teacher") if teacher["teacher"] is None else teacher["teacher"]
     return values
 
 
 def leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Yields (path, value) of everything that is no mapping, or an empty one."""
+    """Yields (path, value) of everything that is no mapping or list of mappings, or an empty one."""
+    if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+        value = {str(number): item for number, item in enumerate(value)}
     if isinstance(value, dict) and value:
         for key, item in value.items():
             yield from leaves(item, (*path, key))

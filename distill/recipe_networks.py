@@ -86,6 +86,38 @@ class Teacher(Network):
         return recipe
 
 
+class OneOfSeveral(Teacher):
+    """One of several networks that are learned from at the same time."""
+
+    weight: Positive = Field(1.0, description="Its share of a weighted answer, or how often sampled ones are its own, beside the others' weights.")
+
+    @field_validator("num_classes")
+    @classmethod
+    def _knows_the_datas_classes(cls, num_classes: int | None) -> int | None:
+        if num_classes is not None:
+            raise ValueError("must be left out: the answers of several teachers are combined class by class, so all must know the data's classes")
+        return num_classes
+
+
+def check_teachers(teachers: list[OneOfSeveral], teacher: Teacher | None) -> None:
+    """Raises ValueError where a list of teachers is none, or where two of them would be in each other's way."""
+    if len(teachers) < 2:
+        raise ValueError("must name two networks at least; for one, set teacher")
+    if teacher is not None:
+        raise ValueError("says what teacher says too; leave out one of them (teacher: null removes an inherited one)")
+    folders = [one.cache.folder for one in teachers if one.cache.folder is not None]
+    if len(set(folders)) < len(folders):
+        raise ValueError("must not keep the answers of two teachers in one folder; give each a cache.folder of its own, or leave them out")
+
+
+def check_answers(answers: str, teachers: list[OneOfSeveral] | None) -> None:
+    """Raises ValueError where there is nothing to be answered in this way, or where a weight would count for nothing."""
+    if teachers is None and answers != "mean":
+        raise ValueError("is about several teachers, and the recipe has no list of teachers; leave it out")
+    if answers == "mean" and (weights := [one.weight for one in teachers or () if one.weight != 1]):
+        raise ValueError(f"gives every teacher the same share, and a teacher has the weight {weights[0]:g}; set answers=weighted")
+
+
 def check_chain(chain: list[str], teacher: Teacher | None, student: Student | None) -> None:
     """Raises ValueError where a chain does not fit the recipe's teacher, which is its first network, and its student, which is its last."""
     if len(chain) < 3:

@@ -20,8 +20,21 @@ def in_full(recipe: Recipe) -> Recipe:
 
 
 def taught_by(recipe: Recipe) -> dict[str, Teacher]:
-    """role -> what the recipe says of a network that its student learns from."""
+    """role -> what the recipe says of a network that its student learns from: "teacher", or "teachers.0", "teachers.1", ..."""
+    if recipe.teachers is not None:
+        return {f"teachers.{number}": teacher for number, teacher in enumerate(recipe.teachers)}
     return {} if recipe.teacher is None else {"teacher": recipe.teacher}
+
+
+def with_one_teacher(recipe: Recipe, role: str) -> Recipe:
+    """The recipe as if this were its only teacher: what is done for one teacher is done for each of several in this way."""
+    return recipe.model_copy(update={"teacher": taught_by(recipe)[role], "teachers": None})
+
+
+def shares(recipe: Recipe) -> list[float]:
+    """Of several teachers; 1 in all."""
+    total = sum(teacher.weight for teacher in recipe.teachers)
+    return [teacher.weight / total for teacher in recipe.teachers]
 
 
 def chain_of(recipe: Recipe) -> list[str]:
@@ -38,4 +51,4 @@ def assistant_recipe(recipe: Recipe) -> Recipe:
     assistant = recipe.teacher
     student = Student(**{name: getattr(assistant, name) for name in ("model", "arguments", "features", *_OF_THE_DATA)})
     aside = {"description": f"the assistant {assistant.model}", "run_name": None, "control": False, "tracking": [], "time_limit": None, "seed": 0}
-    return recipe.model_copy(update={"student": student, "teacher": assistant.teacher, **aside})
+    return recipe.model_copy(update={"student": student, "teacher": assistant.teacher, "teachers": None, "answers": "mean", **aside})

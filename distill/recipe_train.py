@@ -1,7 +1,8 @@
 """What a recipe may say of training: how long, with which optimizer, in which precision, and what is logged and saved."""
 
 import math
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, StrictBool, ValidationInfo, field_validator
 
@@ -42,3 +43,16 @@ class Train(Section):
         if warmup_epochs >= info.data.get("epochs", math.inf):
             raise ValueError(f"must be less than train.epochs ({info.data['epochs']})")
         return warmup_epochs
+
+
+def check_method(method: str, values: Mapping[str, Any]) -> None:
+    """Raises ValueError where the recipe's other values, by key, don't fit the method."""
+    who = {"ema_teacher": "the average of its own weights", "mutual": "its peer"}.get(method)
+    if who and (given := [name for name in ("teacher", "teachers") if values[name] is not None]):
+        raise ValueError(f"has the student learn from {who}; leave out {given[0]} ({given[0]}=null removes an inherited one)")
+    if (method == "mutual") != (values["peer"] is not None):
+        raise ValueError("needs a peer, such as peer={model: resnet34}" if method == "mutual" else "has no use for a peer; set method=mutual")
+    if method == "mutual" and (auto := [label for label, entry in values["losses"].items() if isinstance(entry.weight, str)]):
+        raise ValueError(f"has the losses of two students, for which one weight can't be found; give losses.{auto[0]}.weight a number")
+    if method == "ema_teacher" and values["train"].ema_decay is None:
+        raise ValueError("needs train.ema_decay, such as 0.99, which makes the average that teaches")

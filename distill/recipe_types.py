@@ -62,6 +62,7 @@ Ratio = Annotated[tuple[Positive, Positive], numbers(2), RISING]
 Milestones = Annotated[list[Inside], RISING, DISTINCT]
 Norm = Literal["batch", "sync", "group", "frozen"]
 Precision = Literal["auto", "fp32", "bf16", "fp16", "fp64"]
+Method = Literal["distill", "ema_teacher", "mutual"]
 Tracking = Annotated[list[Literal["tensorboard", "trackio", "wandb", "mlflow"]], DISTINCT]
 
 

@@ -16,12 +16,14 @@ from accelerate import Accelerator
 import distill
 from distill import record
 from distill.build.loaders import evaluation_loader
-from distill.build.pieces import Pieces
+from distill.build.pieces import Pieces, peer_of
+from distill.build.teachers import each_teacher
 from distill.checkpoints import CheckpointFolder
 from distill.data.sources.base import DataSource
 from distill.engine.costs import Costs
 from distill.engine.differing import Differing, DifferingPictures
 from distill.engine.evaluation import Score, Watch, score
+from distill.engine.methods.several_teachers import Remembered, Together
 from distill.engine.network import Network
 from distill.engine.runtime import resolve_precision
 from distill.engine.similarity import LayerSimilarity
@@ -29,6 +31,7 @@ from distill.errors import DataError
 from distill.models.weight_files import save_weights
 from distill.recipe import Recipe
 from distill.recipe_files import fingerprint
+from distill.recipe_teachers import shares, taught_by
 from distill.report.calibration import expected_calibration_error
 from distill.running import Job
 from distill.student_alone import is_alone
@@ -63,9 +66,11 @@ def run_fingerprint(recipe: Recipe, source: DataSource, job: Job, data_fingerpri
 
 def score_parts(recipe: Recipe, source: DataSource, student: Network, pieces: Pieces, accelerator: Accelerator, job: Job) -> Results:
     """Student and teacher in one pass over each part, so that the pictures are read once."""
-    networks = {"student": student}
-    if pieces.teacher is None or recipe.teacher.num_classes not in (None, len(source.class_names)):
+    networks = {"student": student} | ({} if recipe.peer is None else {"peer": peer_of(pieces)})
+    if not taught_by(recipe) or (recipe.teacher is not None and recipe.teacher.num_classes not in (None, len(source.class_names))):
         return Results({part: _score(networks, recipe, source, part, accelerator, job, ()) for part in ("val", "test")})
+    if recipe.teachers is not None:
+        return _scored_with_several(networks, recipe, source, pieces, accelerator, job)
     networks["teacher"] = pieces.teacher.network
     aliases = recipe.student.features, recipe.teacher.features
     similarity = LayerSimilarity(student.model, pieces.teacher.network.model, aliases, num_processes=accelerator.num_processes)
@@ -76,6 +81,18 @@ def score_parts(recipe: Recipe, source: DataSource, student: Network, pieces: Pi
     differing = DifferingPictures()
     test = _score(networks, recipe, source, "test", accelerator, job, (differing,))
     return Results({"val": val, "test": test}, similarity.result(accelerator), differing.result())
+
+
+def _scored_with_several(
+    networks: Mapping[str, Network], recipe: Recipe, source: DataSource, pieces: Pieces, accelerator: Accelerator, job: Job
+) -> Results:
+    """Each teacher by its role, and as "teacher" what they answer together. Layers are not compared: there is no one teacher with the student's."""
+    each = {role: Remembered(its.teacher.network) for role, _, its in each_teacher(recipe, pieces)}
+    together = Together(list(each.values()), shares(recipe), is_sampled=recipe.answers == "sampled")
+    networks, differing = {**networks, **each, "teacher": together}, DifferingPictures()
+    val = _score(networks, recipe, source, "val", accelerator, job, ())
+    test = _score(networks, recipe, source, "test", accelerator, job, (differing,))
+    return Results({"val": val, "test": test}, {}, differing.result())
 
 
 def _score(
@@ -89,7 +106,7 @@ def summarise(
     recipe: Recipe, name: str, source: DataSource, job: Job, results: Results, costs: Mapping[str, Costs], seconds: float
 ) -> dict[str, Any]:
     """The objects teacher, distilled, alone have the scores of these three; a student that learns from labels only is "alone", and a teacher of
-    other classes has no scores."""
+    other classes has no scores. Of several teachers, teacher is what they answer together, and teachers has each."""
     data_fingerprint = source.fingerprint()
     summary: dict[str, Any] = {
         "format": _FORMAT,
@@ -110,14 +127,30 @@ def summarise(
             "decoder": source.decoder,
         },
     }
-    for role, network in (("teacher", recipe.teacher), ("student", recipe.student)):
-        if network is not None:
-            row = {"model": network.model} | (network_scores(results.scores, role, len(source.class_names)) if role in results.scores["test"] else {})
-            if role == "student" and "teacher" in results.scores["test"]:
-                row |= _fidelity(results)
-            key = role if role == "teacher" else "alone" if is_alone(recipe) else "distilled"
-            summary[key] = row | costs[role].as_dict()
+    if recipe.method != "distill":
+        summary["method"] = recipe.method
+    num_classes = len(source.class_names)
+    if recipe.teachers is not None:
+        models = {role: teacher.model for role, teacher in taught_by(recipe).items()}
+        together = {"answers_as_one": recipe.answers}
+        summary["teacher"] = _row(" + ".join(models.values()), "teacher", results, num_classes) | together | costs["teacher"].as_dict()
+        rows = zip(models.items(), recipe.teachers, strict=True)
+        summary["teachers"] = [
+            _row(model, role, results, num_classes) | {"weight": one.weight} | costs[role].as_dict() for (role, model), one in rows
+        ]
+    elif recipe.teacher is not None:
+        summary["teacher"] = _row(recipe.teacher.model, "teacher", results, num_classes) | costs["teacher"].as_dict()
+    if recipe.peer is not None:
+        summary["peer"] = _row(recipe.peer.model, "peer", results, num_classes) | costs["peer"].as_dict()
+    row = _row(recipe.student.model, "student", results, num_classes)
+    row |= _fidelity(results) if "teacher" in results.scores["test"] else {}
+    summary["alone" if is_alone(recipe) else "distilled"] = row | costs["student"].as_dict()
     return summary
+
+
+def _row(model: str, role: str, results: Results, num_classes: int) -> dict[str, Any]:
+    """A network that knows other classes has no scores."""
+    return {"model": model} | (network_scores(results.scores, role, num_classes) if role in results.scores["test"] else {})
 
 
 def network_scores(scores: Mapping[str, Mapping[str, Score]], role: str, num_classes: int) -> dict[str, float]:
@@ -143,11 +176,15 @@ def _fidelity(results: Results) -> dict[str, Any]:
     }
 
 
-def write_results(folder: record.RunFolder, recipe: Recipe, scored: Network, results: Results, summary: Mapping[str, Any]) -> None:
-    """The student, its answers, the pictures to look at, and last the summary. Raises DataError if they can't be written."""
+def write_results(
+    folder: record.RunFolder, recipe: Recipe, scored: Network, results: Results, summary: Mapping[str, Any], peer: Network | None = None
+) -> None:
+    """The student, its peer if it has one, its answers, the pictures to look at, and last the summary. Raises DataError if they can't be written."""
     try:
         folder.metrics_size()
         save_weights(scored.model.state_dict(), folder.path / record.WEIGHTS_FILE, {"format": "pt", "model": recipe.student.model})
+        if peer is not None:
+            save_weights(peer.model.state_dict(), folder.path / record.PEER_FILE, {"format": "pt", "model": recipe.peer.model})
         _save_arrays(folder, record.PREDICTIONS_FILE, _answers(results))
         if results.differing:
             _save_arrays(folder, record.PICTURES_FILE, _pictures(results.differing))

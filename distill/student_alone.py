@@ -11,9 +11,11 @@ def control_recipe(recipe: Recipe) -> Recipe:
     own = {label: entry for label, entry in recipe.losses.items() if entry.name(label) == "ce"}
     losses = {label: entry.model_copy(update={"weight": 1.0}) for label, entry in own.items()} or {"ce": LossEntry()}
     data = recipe.data.model_copy(update={"labels": "given"})
-    return recipe.model_copy(update={"teacher": None, "control": False, "losses": losses, "data": data})
+    nobody = {"teacher": None, "teachers": None, "answers": "mean", "chain": None, "method": "distill", "peer": None}
+    return recipe.model_copy(update={**nobody, "control": False, "losses": losses, "data": data})
 
 
 def is_alone(recipe: Recipe) -> bool:
     """Whether this is a student alone: it learns from nothing but the labels."""
-    return recipe.teacher is None and all(entry.name(label) == "ce" for label, entry in recipe.losses.items())
+    is_taught = recipe.teacher is not None or recipe.teachers is not None or recipe.method != "distill"
+    return not is_taught and all(entry.name(label) == "ce" for label, entry in recipe.losses.items())

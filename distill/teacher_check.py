@@ -10,7 +10,7 @@ from distill.build.pieces import Pieces
 from distill.data.sources.base import DataSource
 from distill.engine.evaluation import score
 from distill.errors import DataError
-from distill.recipe import Recipe
+from distill.recipe import OneOfSeveral, Recipe
 from distill.running import Job
 
 _NUM_CHECKED = 1000  # validation pictures that a teacher is tried on
@@ -35,6 +35,8 @@ def check_teacher(recipe: Recipe, source: DataSource, pieces: Pieces, accelerato
 
 def _judge_teacher(recipe: Recipe, top1: float, chance: float, claimed: float | None, num: int) -> None:
     who, way_out = f"the teacher {recipe.teacher.model}", "set teacher.check=false to use it all the same"
+    if isinstance(recipe.teacher, OneOfSeveral):
+        way_out = "set check: false in its entry of teachers to use it all the same"
     if top1 < min(3 * chance, chance + 0.25 * (1 - chance)):
         raise DataError(
             f"{who} is right on {top1:.1%} of the validation pictures, near chance ({chance:.1%}): it has nothing to teach. Are these its "

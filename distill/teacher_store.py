@@ -22,7 +22,7 @@ from distill.errors import DataError
 from distill.places import cache_folder
 from distill.recipe import Recipe
 from distill.recipe_files import fingerprint, read_draft, to_yaml
-from distill.recipe_teachers import assistant_recipe, taught_by
+from distill.recipe_teachers import assistant_recipe, taught_by, with_one_teacher
 from distill.report.console import duration
 from distill.running import Job, status_of
 from distill.training_run import TeacherWeights, train_run
@@ -86,7 +86,8 @@ class TeacherStore:
 
     def kept(self, recipe: Recipe, source: DataSource, job: Job) -> dict[str, tuple[Path, dict[str, Any] | None]]:
         """role -> (where it is kept, its summary if it is there) of each teacher of this recipe that is of our own making."""
-        makers = {role: teacher_recipe(recipe, job) for role, teacher in taught_by(recipe).items() if teacher.weights == "train"}
+        made = [role for role, teacher in taught_by(recipe).items() if teacher.weights == "train"]
+        makers = {role: teacher_recipe(with_one_teacher(recipe, role), job) for role in made}
         return {role: (path := self.path(maker, source), self.find(path)) for role, maker in makers.items()}
 
     def get_or_train(self, plan: TeacherPlan, source: DataSource, job: Job) -> TeacherWeights:

@@ -18,8 +18,9 @@ from accelerate.utils import broadcast_object_list
 from distill import record
 from distill.build.cache import open_cache
 from distill.build.loaders import has_soft_labels
-from distill.build.pieces import Pieces, build_pieces, rehearse, weight_sources
+from distill.build.pieces import Pieces, build_pieces, peer_of, rehearse, weight_sources
 from distill.build.plan import plan_run
+from distill.build.teachers import asked, each_teacher
 from distill.build.trainer import build_trainer
 from distill.checkpoints import CheckpointFolder
 from distill.data.sources.base import DataSource
@@ -34,6 +35,7 @@ from distill.fast import form_of_teacher
 from distill.fast_compile import compile_what_pays
 from distill.out_of_memory import explained
 from distill.recipe import Recipe
+from distill.recipe_teachers import taught_by
 from distill.report.console import RunProgress
 from distill.run_results import score_parts, summarise, write_results
 from distill.run_state import make_saving, seconds_before
@@ -95,9 +97,10 @@ def _train_run(run: _Run, costs: Mapping[str, Costs], teacher_weights: Mapping[s
     pieces = _built(run, sources)
     rehearse(pieces, source, soft_labels=has_soft_labels(recipe, source), unused=recipe.train.unused)
     _say_what_was_loaded(pieces, job)
-    trained = teacher_weights.get("teacher")
-    if pieces.teacher is not None:
-        check_teacher(recipe, source, pieces, run.accelerator, job, claimed=trained.val_top1 if trained else None)
+    for role, own, its in each_teacher(recipe, pieces):
+        _head_line(role, own, job)
+        trained = teacher_weights.get(role)
+        check_teacher(own, source, its, run.accelerator, job, claimed=trained.val_top1 if trained else None)
     saving = make_saving(recipe, run.folder, source, pieces, job, run.precision)
     kept = _make_fast(run, pieces, costs, is_begun=saving.start is not None)
     scored = _train(run, pieces, saving, kept, trackers)
@@ -105,12 +108,12 @@ def _train_run(run: _Run, costs: Mapping[str, Costs], teacher_weights: Mapping[s
     with job.stopper.deferred():  # all that was trained is in a checkpoint
         results = score_parts(recipe, source, scored, pieces, run.accelerator, job)
     summary = summarise(recipe, run.name, source, job, results, costs, seconds_before(saving.start) + time.perf_counter() - started)
-    if pieces.teacher is not None:
-        summary["teacher"]["answers"] = _counted(kept, run.accelerator)
-    if trained is not None and trained.before:
-        summary["chain"] = list(trained.before)
+    for role, row in zip(taught_by(recipe), summary.get("teachers", [summary.get("teacher")]), strict=False):
+        row["answers"] = _counted(kept[role], run.accelerator)
+    if "teacher" in teacher_weights and (before := teacher_weights["teacher"].before):
+        summary["chain"] = list(before)
     if job.is_main:
-        write_results(run.folder, recipe, scored, results, summary)
+        write_results(run.folder, recipe, scored, results, summary, peer_of(pieces))
     job.state.wait_for_everyone()
     return summary
 
@@ -119,16 +122,26 @@ def _built(run: _Run, weights: Mapping[str, str]) -> Pieces:
     return build_pieces(run.recipe, run.job.catalogue, run.source, device=run.job.state.device, precision=run.precision, weights=weights)
 
 
-def _make_fast(run: _Run, pieces: Pieces, costs: Mapping[str, Costs], *, is_begun: bool) -> CachedTeacher | None:
-    """Decides how everything is computed, or takes up what was decided when the run began; returns the teacher's kept answers, if they are kept."""
+def _head_line(role: str, recipe: Recipe, job: Job) -> None:
+    """Says whom the next lines are about, where there are several."""
+    if role != "teacher":
+        job.say(f"{role}, {recipe.teacher.model}:")
+
+
+def _make_fast(run: _Run, pieces: Pieces, costs: Mapping[str, Costs], *, is_begun: bool) -> dict[str, CachedTeacher | None]:
+    """Decides how everything is computed, or takes up what was decided when the run began; returns by role each teacher's kept answers, None where
+    they are not kept."""
     recipe, source, job = run.recipe, run.source, run.job
     before = broadcast_object_list([record.read_json(run.folder.path / record.FAST_FILE) if is_begun else {}])[0]
-    form = form_of_teacher(recipe, source, pieces, run.accelerator, job, before=before.get("teacher"))
-    teacher_seconds = 1 / costs["teacher"].images_per_second if "teacher" in costs else None
-    kept = open_cache(recipe, source, pieces, precision=run.precision, say=job.say, teacher_seconds=teacher_seconds)
-    compiled = compile_what_pays(recipe, source, pieces, kept, job, teacher_seconds=teacher_seconds, before=before.get("compiled"))
+    forms, kept, seconds = {"teacher": None}, {}, {}
+    for role, own, its in each_teacher(recipe, pieces):
+        _head_line(role, own, job)
+        forms[role] = form_of_teacher(own, source, its, run.accelerator, job, before=before.get(role))
+        seconds[role] = 1 / costs[role].images_per_second
+        kept[role] = open_cache(own, source, its, precision=run.precision, say=job.say, teacher_seconds=seconds[role])
+    compiled = compile_what_pays(recipe, source, pieces, kept, job, teacher_seconds=seconds, before=before.get("compiled"))
     if job.is_main:
-        run.folder.write_json(record.FAST_FILE, {"fast": recipe.fast, "teacher": form, "compiled": compiled})
+        run.folder.write_json(record.FAST_FILE, {"fast": recipe.fast, **forms, "compiled": compiled})
     return kept
 
 
@@ -146,7 +159,7 @@ def _with_teacher_as_given(run: _Run, pieces: Pieces, weights: Mapping[str, str]
     return pieces
 
 
-def _train(run: _Run, pieces: Pieces, saving: Saving, kept: CachedTeacher | None, trackers: Trackers) -> Network:
+def _train(run: _Run, pieces: Pieces, saving: Saving, kept: Mapping[str, CachedTeacher | None], trackers: Trackers) -> Network:
     """Trains with progress shown and metrics written by the first process; returns the network that is scored and kept."""
     job, plan = run.job, plan_run(run.recipe, run.source, run.job.state.num_processes)
     with RunProgress(job.console, run.name, plan.num_steps, plan.num_epochs) as progress:
@@ -157,15 +170,15 @@ def _train(run: _Run, pieces: Pieces, saving: Saving, kept: CachedTeacher | None
                 progress(event)
                 trackers(event)
 
-        how = {"precision": run.precision, "log": log, "saving": saving, "stopper": job.stopper, "teacher": kept, "warn": job.say}
+        how = {"precision": run.precision, "log": log, "saving": saving, "stopper": job.stopper, "teacher": asked(pieces, kept), "warn": job.say}
         trainer, scored = build_trainer(run.recipe, run.source, pieces, run.accelerator, **how)
         try:
             trainer.train()
         except DivergedError as error:
             raise _recorded(error, run.folder, job) from error
         finally:
-            if kept is not None:
-                kept.flush()
+            for answers in filter(None, kept.values()):
+                answers.flush()
     return scored
 
 

@@ -116,6 +116,37 @@ def test_licence_of_the_teachers_weights_is_timms(distill, runs):
     assert "secret" not in card
 
 
+LINEAGES = {
+    "from resnet50, which learned from resnet101 (": {"teacher": {"model": "resnet50", "teacher": {"model": "resnet101", "recipe": "r50_alone"}}},
+    "from resnet50 and resnet101 (": {
+        "teacher": None,
+        "teachers": [{"model": "resnet50", "recipe": "r50_alone"}, {"model": "resnet101", "weights": "hf-hub:org/them"}],
+    },
+    "from resnet50 and resnet34, one of them drawn for each view of a picture": {
+        "teacher": None,
+        "teachers": [{"model": "resnet50", "weights": "a.pth"}, {"model": "resnet34", "weights": "random"}],
+        "answers": "sampled",
+    },
+    "from the moving average of its own weights": {"teacher": None, "method": "ema_teacher", "train": {"ema_decay": 0.9}},
+    "together with resnet34, each from the other": {"teacher": None, "method": "mutual", "peer": {"model": "resnet34"}},
+    "from labels alone": {"teacher": None, "losses": {"ce": {"weight": 1.0}}},
+}
+
+
+@pytest.mark.parametrize(("said", "changed"), LINEAGES.items())
+def test_card_says_whom_the_student_learned_from(distill, runs, said, changed):
+    shutil.copytree(runs / "small", "taught")
+    summary = json.loads(Path("taught/summary.json").read_text())
+    recipe = summary["recipe"]
+    train = recipe["train"] | changed.get("train", {})
+    summary["recipe"] = recipe | changed | {"train": train}
+    Path("taught/summary.json").write_text(json.dumps(summary))
+    exported(distill, "taught", "--to", "safetensors", "-o", "student", "--no-check")
+    card = Path("student/README.md").read_text()
+    assert f"that learned {said}" in card
+    assert ("- licence: the teacher is resnet101, hf-hub:org/them: its page on the hub" in card) is ("hf-hub" in str(changed))
+
+
 def spoil(monkeypatch, change) -> None:
     """From now on the weights are changed while they are written."""
     write = safetensors_file.write
@@ -142,8 +173,8 @@ def answering(change):
     """A format's `load`, whose answers are changed."""
     load = safetensors_file.load
 
-    def changed(path):
-        answer = load(path)
+    def changed(path, plugins):
+        answer = load(path, plugins)
         return lambda pictures: change(answer(pictures))
 
     return changed

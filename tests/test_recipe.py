@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from distill import recipe
-from distill.recipe import Augment, Data, LossEntry, Network, Recipe, Student, Teacher, Train, what_is_wrong
+from distill.recipe import Augment, Data, LossEntry, Network, OneOfSeveral, Recipe, Student, Teacher, Train, what_is_wrong
 
 SMALLEST = {"student": {"model": "resnet18"}, "losses": {"ce": {}}, "data": {}, "train": {"epochs": 10, "lr": 0.1}}
 ROOT = Path(__file__).parents[1]
@@ -76,7 +76,7 @@ def test_sections_are_frozen():
         built.losses["ce"].weight = 2.0
 
 
-@pytest.mark.parametrize("model", [Recipe, Network, Student, Teacher, LossEntry, Data, Augment, Train])
+@pytest.mark.parametrize("model", [Recipe, Network, Student, Teacher, OneOfSeveral, LossEntry, Data, Augment, Train])
 def test_every_key_has_a_one_line_description(model: type[BaseModel]):
     for name, field in model.model_fields.items():
         assert field.description, name
@@ -180,6 +180,12 @@ BAD = [
     ("chain", ["resnet50", "resnet18"], "must name three networks at least"),
     ("chain", "resnet50", "must be a list"),
     ("chain", ["resnet101", "resnet50", "resnet18"], "needs a teacher section, which says how resnet101 is trained"),
+    ("teachers", [{"model": "resnet50", "weights": "w"}], "must name two networks at least"),
+    ("teachers", {"model": "resnet50"}, "must be a list"),
+    ("method", "self", "must be one of 'distill'"),
+    ("method", "ema_teacher", "needs train.ema_decay, such as 0.99"),
+    ("answers", "median", "must be one of 'mean', 'weighted' or 'sampled', got 'median'"),
+    ("answers", "sampled", "the recipe has no list of teachers"),
     ("losses", {}, "must hold at least 1 entry"),
     ("losses.ce", 3, "must be a mapping"),
     ("losses.a-b", {}, "letters, digits and _"),
@@ -215,7 +221,7 @@ HINTS = [
     ("train.epoch", "did you mean 'epochs'?"),
     ("trian", "did you mean 'train'?"),
     ("lr", "did you mean 'train.lr'?"),
-    ("new_head", "did you mean 'student.new_head'?"),
+    ("new_head", "did you mean 'student.new_head' or 'peer.new_head'?"),
     ("data.augment.padings", "did you mean 'padding'?"),
     ("teacher.chek", "did you mean 'check'?"),
     ("data.zzzz", "known here: source, root, image_size"),

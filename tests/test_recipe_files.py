@@ -360,7 +360,7 @@ def test_explain_names_every_value_with_its_origin():
     assert rows["train.milestones"] == ([0.9], "override `train.milestones=[0.9]`")
     assert rows["teacher"] == (None, "override `teacher=null`")
     assert rows["data.augment.flip"] == (0.5, "default")
-    assert len(rows) == 11 + 10 + 5 + 28 + 24  # top level, student, losses, data, train
+    assert len(rows) == 15 + 10 + 5 + 28 + 24  # top level, student, losses, data, train
 
 
 def test_resolved_recipe_loads_to_an_equal_one():

@@ -12,7 +12,8 @@ from distill.recipe_files import list_recipes, load_recipe
 SMALL = ["data.source=synthetic", "data.root=null", "data.image_size=64", "data.global_batch_size=4", "train.max_steps=2", "train.log_every=1"]
 SMALL += ["data.arguments={num_classes: 4, num_train: 16, num_val: 8, num_test: 8}", "data.val_fraction=0.1", "control=false"]
 EXPECTED = {"r50_to_r18", "r50_to_r34", "r101_to_r18", "r101_to_r34", "r18_alone", "r50_alone", "smoke", "imagenet/r50_to_r18"}
-EXPECTED |= {"imagenette/r50_to_r18", "imagenette/r18_alone", "imagenette/r50_alone", "methods/chain"}
+EXPECTED |= {"imagenette/r50_to_r18", "imagenette/r18_alone", "imagenette/r50_alone", "methods/chain", "methods/two_teachers"}
+EXPECTED |= {"methods/ema_teacher", "methods/mutual"}
 
 
 def test_the_promised_recipes_ship():
@@ -21,11 +22,14 @@ def test_the_promised_recipes_ship():
 
 @pytest.mark.parametrize("name", sorted(list_recipes()))
 def test_shipped_recipe_takes_two_steps(name, distill):
-    overrides = [*SMALL, "run_name=two-steps"] + (["teacher.weights=random", "teacher.check=false"] if load_recipe(name).teacher else [])
+    recipe = load_recipe(name)
+    overrides = [*SMALL, "run_name=two-steps"] + (["teacher.weights=random", "teacher.check=false"] if recipe.teacher else [])
+    if recipe.teachers:
+        overrides.append("teachers=" + json.dumps([{"model": one.model, "weight": one.weight, "weights": "random"} for one in recipe.teachers]))
     code, _out, err = distill("train", "--recipe", name, *overrides)
     assert code == 0, err
     summary = json.loads(Path("runs/two-steps/summary.json").read_text())
-    assert ("teacher" in summary) == (load_recipe(name).teacher is not None)
+    assert ("teacher" in summary) == (recipe.teacher is not None or recipe.teachers is not None)
     assert ("alone" in summary) == name.endswith("alone")
     assert ("distilled" in summary) == (not name.endswith("alone"))
     lines = [json.loads(line) for line in Path("runs/two-steps/metrics.jsonl").read_text().splitlines()]

@@ -28,7 +28,7 @@ from distill.engine.teacher import Teacher
 from distill.engine.teacher_cache import AnswerLayout, CachedTeacher, layout_of
 from distill.errors import DataError, RecipeError
 from distill.places import cache_folder
-from distill.recipe import Recipe
+from distill.recipe import OneOfSeveral, Recipe
 
 MOST_FULL = 256  # classes up to which every logit is kept, whatever the format could save
 MOST_KL = 1e-3  # nats, the mean over pictures, by which a kept answer may differ from the teacher's at the temperatures that losses use
@@ -124,10 +124,13 @@ def formats(recipe: Recipe, source: DataSource, pieces: Pieces, precision: str) 
     """The formats to try, the last of them for certain. Raises RecipeError by label for a loss that the asked-for format can't serve."""
     asked, num = recipe.teacher.cache.format, num_classes(recipe, source)
     full = "fp64" if precision == "fp64" else "bf16"
-    wanting = [label for label, loss in pieces.distiller.losses.items() if loss.needs_teacher and loss.needs_all_logits]
+    # in a mean with others, a class that this teacher finds unlikely may be one that another is sure of
+    is_averaged = isinstance(recipe.teacher, OneOfSeveral) and recipe.answers != "sampled"
+    wanting = [label for label, loss in pieces.distiller.losses.items() if loss.needs_teacher and (loss.needs_all_logits or is_averaged)]
     if asked == "topk" and wanting:
+        who = "the mean of several teachers" if is_averaged else f"losses.{wanting[0]}"
         raise RecipeError(
-            f"losses.{wanting[0]} needs all of the teacher's logits, and teacher.cache.format=topk keeps {min(recipe.teacher.cache.top_k, num)} of "
+            f"{who} needs all of the teacher's logits, and teacher.cache.format=topk keeps {min(recipe.teacher.cache.top_k, num)} of "
             f"{num}; set teacher.cache.format=bf16 or int8"
         )
     if asked != "auto":

@@ -36,7 +36,7 @@ def _in_losses(values: Mapping[str, Any], catalogue: Catalogue) -> Iterator[Prob
         for argument, message in construct(cls, arguments)[1]:
             yield Problem(".".join(filter(None, ("losses", label, argument))), message)
         yield from _too_long(label, entry, values)
-        if cls.needs_teacher and values.get("teacher") is None:
+        if cls.needs_teacher and not _teachers(values) and values.get("method", "distill") == "distill":
             yield Problem(f"losses.{label}", f"the loss {name!r} needs a teacher, and the recipe has none; remove it with losses.{label}=null")
 
 
@@ -55,10 +55,11 @@ def _without_labels(values: Mapping[str, Any], catalogue: Catalogue) -> Iterator
         yield Problem("control", "the student alone learns from labels, and data.labels is none; set control=false")
     if _mapping(values, "train").get("log_gradients_every"):
         yield Problem("train.log_gradients_every", "gradients are compared with that of cross-entropy, which needs labels; set it to 0")
-    if values.get("teacher") is None:
+    if not _teachers(values):
         yield Problem("teacher", "without labels the student learns from a teacher alone, and the recipe has none; name one or set data.labels=given")
-    elif _mapping(values, "teacher").get("weights", "train") == "train":
-        yield Problem("teacher.weights", "a teacher is trained on labels, and data.labels is none; name the weights of one that is trained")
+    for role, teacher in _teachers(values).items():
+        if teacher.get("weights", "train") == "train":
+            yield Problem(f"{role}.weights", "a teacher is trained on labels, and data.labels is none; name the weights of one that is trained")
 
 
 def _too_long(label: str, entry: Mapping[str, Any], values: Mapping[str, Any]) -> Iterator[Problem]:
@@ -72,16 +73,18 @@ def _too_long(label: str, entry: Mapping[str, Any], values: Mapping[str, Any]) -
 
 
 def _in_models(values: Mapping[str, Any], catalogue: Catalogue) -> Iterator[Problem]:
-    teacher = _mapping(values, "teacher")
-    if teacher.get("image_size") is not None and teacher.get("weights", "train") == "train":
-        yield Problem("teacher.image_size", "a teacher that is trained here is trained in data.image_size; leave it out, or name trained weights")
-    for role in ("teacher", "student"):
-        name = _mapping(values, role).get("model")
+    teachers = _teachers(values)
+    for role, teacher in teachers.items():
+        if teacher.get("image_size") is not None and teacher.get("weights", "train") == "train":
+            message = "a teacher that is trained here is trained in data.image_size; leave it out, or name trained weights"
+            yield Problem(f"{role}.image_size", message)
+    for role, network in (*teachers.items(), *((role, _mapping(values, role)) for role in ("student", "peer"))):
+        name = network.get("model")
         if isinstance(name, str) and (message := model_exists(name, catalogue.models)):
             yield Problem(f"{role}.model", message)
     chain = values.get("chain")
     for name in chain if isinstance(chain, list) else ():
-        if isinstance(name, str) and (message := model_exists(name)):
+        if isinstance(name, str) and (message := model_exists(name, catalogue.models)):
             yield Problem("chain", message)
 
 
@@ -106,6 +109,14 @@ def _in_tracking(values: Mapping[str, Any]) -> Iterator[Problem]:
     for name in names if isinstance(names, list) else ():
         if isinstance(name, str) and (message := what_is_missing(name)):
             yield Problem("tracking", message)
+
+
+def _teachers(values: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """role -> what is said of each network that is learned from, as far as that is a mapping."""
+    several = values.get("teachers")
+    found = {f"teachers.{number}": entry for number, entry in enumerate(several)} if isinstance(several, list) else {}
+    found |= {"teacher": values["teacher"]} if values.get("teacher") is not None else {}
+    return {role: entry if isinstance(entry, Mapping) else {} for role, entry in found.items()}
 
 
 def _mapping(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:

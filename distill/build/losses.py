@@ -12,6 +12,7 @@ from distill.data.loader import NO_LABEL
 from distill.data.sources.base import DataSource
 from distill.engine import schedules
 from distill.engine.distiller import Distiller
+from distill.engine.methods.mutual import MutualDistiller
 from distill.engine.network import Network
 from distill.errors import DistillError, RecipeError
 from distill.losses.base import DistillLoss
@@ -54,14 +55,17 @@ def set_up(losses: Mapping[str, DistillLoss], student: ModelInfo, teacher: Model
                 raise RecipeError(f"losses.{label}: its setup raised {type(error).__name__}: {error}") from error
 
 
-def make_distiller(recipe: Recipe, student: Network, losses: Mapping[str, DistillLoss], plan: Plan) -> Distiller:
-    """Student and losses with the recipe's weights and schedules."""
+def make_distiller(recipe: Recipe, student: Network, losses: Mapping[str, DistillLoss], plan: Plan, *, peer: Distiller | None = None) -> Distiller:
+    """Student and losses with the recipe's weights and schedules. peer: the other of two students that learn from each other."""
     auto = {label: ratio for label, entry in recipe.losses.items() if (ratio := auto_ratio(entry.weight)) is not None}
     constant = {label: entry.weight for label, entry in recipe.losses.items() if isinstance(entry.weight, float)}
     moving = {(label, "weight"): entry.weight for label, entry in recipe.losses.items() if isinstance(entry.weight, Schedule)}
     for label, entry in recipe.losses.items():
         moving |= {(label, name): schedule for name, schedule in read_schedules(entry.model_extra)[0].items()}
-    return Distiller(student, losses, constant, {key: _by_step(schedule, plan) for key, schedule in moving.items()}, auto)
+    schedules_by_step = {key: _by_step(schedule, plan) for key, schedule in moving.items()}
+    if peer is not None:
+        return MutualDistiller(student, losses, constant, schedules_by_step, peer=peer)
+    return Distiller(student, losses, constant, schedules_by_step, auto)
 
 
 def _by_step(schedule: Schedule, plan: Plan) -> schedules.Schedule:

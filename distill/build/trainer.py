@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from accelerate import Accelerator
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from distill.build.loaders import Warn, evaluation_loader, training_loader
-from distill.build.pieces import Pieces
+from distill.build.pieces import Pieces, peer_of
 from distill.build.plan import Plan, plan_run
 from distill.data.loader import EvaluationLoader
 from distill.data.sources.base import DataSource
 from distill.engine.distiller import Distiller
 from distill.engine.evaluation import score
+from distill.engine.methods.ema_teacher import EmaTeacher
 from distill.engine.network import Network
 from distill.engine.optim import Schedule, make_optimizer, make_schedule
 from distill.engine.saving import Saving
@@ -40,11 +41,13 @@ def build_trainer(
     """(the trainer, at the checkpoint that saving starts from if there is one; the network that is scored and kept: the student, or its moving
     average where the recipe has one). teacher: what is asked in place of the network in `pieces`, such as its kept answers."""
     train, plan = recipe.train, plan_run(recipe, source, accelerator.num_processes)
-    student, averaged = pieces.distiller.student, None
-    scored = student
-    if train.ema_decay is not None:
-        averaged = AveragedModel(student.model, multi_avg_fn=get_ema_multi_avg_fn(train.ema_decay))
-        scored = student.like(averaged.module)
+    averaged, scored = None, pieces.distiller.student
+    if isinstance(pieces.teacher, EmaTeacher):
+        averaged, scored = pieces.teacher.averaged, pieces.teacher.network
+    elif train.ema_decay is not None:
+        averaged = AveragedModel(scored.model, multi_avg_fn=get_ema_multi_avg_fn(train.ema_decay))
+        scored = scored.like(averaged.module)
+    networks = {"": scored} | ({"peer_": peer_of(pieces)} if recipe.peer is not None else {})
     trainer = Trainer(
         accelerator=accelerator,
         distiller=pieces.distiller,
@@ -53,7 +56,7 @@ def build_trainer(
         loader=training_loader(recipe, source, accelerator=accelerator, warn=warn),
         schedule=_schedule(train, plan),
         num_steps=plan.num_steps,
-        evaluate=_evaluation(scored, evaluation_loader(recipe, source, source.val, accelerator, warn), accelerator),
+        evaluate=_evaluation(networks, evaluation_loader(recipe, source, source.val, accelerator, warn), accelerator),
         log=log,
         log_every=train.log_every,
         log_gradients_every=train.log_gradients_every,
@@ -93,9 +96,11 @@ def _schedule(train: Train, plan: Plan) -> Schedule:
     )
 
 
-def _evaluation(network: Network, loader: EvaluationLoader, accelerator: Accelerator) -> Evaluate:
+def _evaluation(networks: Mapping[str, Network], loader: EvaluationLoader, accelerator: Accelerator) -> Evaluate:
+    """networks: by what stands before the names of their scores."""
+
     def evaluate(check: Callable[[], None]) -> dict[str, float]:
-        result = score({"student": network}, loader, accelerator, check)["student"]
-        return {"val_top1": result.top1, "val_nll": result.nll}
+        found = score(networks, loader, accelerator, check)
+        return {f"{prefix}{name}": value for prefix, one in found.items() for name, value in (("val_top1", one.top1), ("val_nll", one.nll))}
 
     return evaluate

@@ -50,6 +50,11 @@ def prepared(name: str, overrides: Sequence[str], plugins: Sequence[str]) -> Ite
     catalogue = Catalogue(plugins)
     draft = read_draft(name, overrides)
     recipe = draft.finish(find_problems(draft.values, catalogue))
+    if recipe.teachers is not None:
+        raise RecipeError(f"{draft.name} has several teachers, and this command is about one: their answers are kept when the recipe is trained")
+    if recipe.method != "distill":
+        who = "its peer" if recipe.method == "mutual" else "the average of its own weights"
+        raise RecipeError(f"{draft.name} learns from {who}, which answers anew in every step: nothing of it can be kept")
     if recipe.teacher is None:
         raise RecipeError(f"{draft.name} has no teacher, so there are no answers to keep")
     prepare_process()

@@ -18,6 +18,7 @@ from distill.build.check import find_problems
 from distill.build.loaders import has_soft_labels
 from distill.build.pieces import Pieces, build_pieces, rehearse, weight_sources
 from distill.build.source import open_source
+from distill.build.teachers import each_teacher
 from distill.build.trainer import build_trainer
 from distill.data.sources.base import DataSource
 from distill.doctor.checks import Stage, check_disk, check_folders, check_labels, check_name, check_pictures
@@ -141,8 +142,9 @@ class _Examination:
         if pieces.teacher is not None and is_loaded and len(trained) == len(kept):
             with self.found.attempt("teacher"):
                 claimed = {role: own_row(summary)["val_top1"] for role, (_, summary) in kept.items()}
-                check_teacher(recipe, source, pieces, accelerator, self.job, claimed=claimed.get("teacher"))
-                form_of_teacher(recipe, source, pieces, accelerator, self.job)
+                for role, own, its in each_teacher(recipe, pieces):
+                    check_teacher(own, source, its, accelerator, self.job, claimed=claimed.get(role))
+                    form_of_teacher(own, source, its, accelerator, self.job)
         elif pieces.teacher is not None and is_loaded:
             self.console.print("teacher: not trained yet; below, it has its initial weights, and gradients will be others later")
         self.report["teacher"] = self._lines()

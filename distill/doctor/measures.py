@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from distill.build.pieces import Pieces
+from distill.build.teachers import each_teacher
 from distill.data.sources.base import DataSource
 from distill.doctor.findings import Findings, size
 from distill.engine.distiller import Distiller
@@ -117,13 +118,14 @@ def forecast(recipe: Recipe, pieces: Pieces, source: DataSource, batch: Batch, n
     distiller, together = pieces.distiller, recipe.data.global_batch_size // recipe.train.accumulation
     trained = _bytes(parameter for parameter in distiller.parameters() if parameter.requires_grad)
     copies = 2 if recipe.train.optimizer == "adamw" else int(recipe.train.momentum > 0)
+    teachers = [its.teacher.network for _, _, its in each_teacher(recipe, pieces)]
     extra = (loss.extra_bytes(together if loss.batch_coupled else together // num_processes) for loss in distiller.losses.values())
     found = {
         "student and losses": _bytes((*distiller.parameters(), *distiller.buffers())),
         "gradients": trained,
         f"optimizer ({recipe.train.optimizer})": copies * trained,
         "moving average": 0 if recipe.train.ema_decay is None else _bytes(distiller.student.state_dict().values()),
-        "teacher": _bytes((*pieces.teacher.network.parameters(), *pieces.teacher.network.buffers())) if pieces.teacher else 0,
+        "teacher": sum(_bytes((*network.parameters(), *network.buffers())) for network in teachers),
         f"activations of {together // num_processes} pictures": _activation_bytes(pieces, batch, together // num_processes),
         "losses at their peak": sum(extra),
         "resident pictures": _resident_bytes(source, distiller.student.mean.device),

@@ -14,6 +14,7 @@ from distill.build.check import find_problems
 from distill.build.loaders import has_soft_labels
 from distill.build.pieces import Pieces, build_pieces, rehearse, weight_sources
 from distill.build.source import open_source
+from distill.build.teachers import each_teacher
 from distill.build.trainer import build_trainer
 from distill.checkpoints import Checkpoint, CheckpointFolder
 from distill.data.sources.base import DataSource
@@ -73,7 +74,9 @@ def _replayed(recipe: Recipe, folder: Path, diverged: Mapping[str, Any], job: Jo
     start, notes = CheckpointFolder(folder / record.CHECKPOINTS).newest()
     notes += _differences(folder, start, source, pieces, job, precision)
     accelerator = make_accelerator()
-    form_of_teacher(recipe, source, pieces, accelerator, job, before=record.read_json(folder / record.FAST_FILE).get("teacher"))
+    decided = record.read_json(folder / record.FAST_FILE)
+    for role, own, its in each_teacher(recipe, pieces):
+        form_of_teacher(own, source, its, accelerator, job, before=decided.get(role))
     saving = Saving(start=start)  # without a way to save: the folder stays as it is
     trainer, _ = build_trainer(recipe, source, pieces, accelerator, precision=precision, log=lambda event: None, saving=saving)
     trainer.evaluate = lambda check: {"val_top1": 0.0}  # it changes no weight

@@ -59,7 +59,8 @@ def _pictures(
 ) -> list[dict[str, Any]]:
     """Each picture by itself: its logits, its cross-entropy, its gradient, and the terms that are not finite for it alone."""
     losses = F.cross_entropy(student.logits, batch.labels, reduction="none")
-    bad = [label for label, term in terms.items() if not _is_finite(term) and not distiller.losses[label].batch_coupled]
+    alone = {label: loss for label, loss in distiller.losses.items() if not loss.batch_coupled and (teacher is not None or not loss.needs_teacher)}
+    bad = [label for label in alone if not _is_finite(terms[label])]
     rows = []
     for index, sample_id in enumerate(batch.sample_ids.tolist()):
         row = {"sample_id": sample_id, "label": batch.labels[index].tolist(), "cross_entropy": losses[index].item()}

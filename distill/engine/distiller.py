@@ -44,6 +44,11 @@ class Distiller(nn.Module):
             owner.register_buffer(name, torch.tensor(0.0), persistent=False)
         self.set_step(0)
 
+    @property
+    def labels(self) -> list[str]:
+        """Of all terms."""
+        return list(self.losses)
+
     def set_step(self, step: int) -> None:
         """Writes what every schedule says for this step."""
         for (label, name), schedule in self.schedules.items():
@@ -72,8 +77,16 @@ class Distiller(nn.Module):
         if batch.labels.ndim == 2:
             self.require_soft_labels()
         student = self.student(batch.images)
+        return student.logits, self.terms_of(student, teacher, batch)
+
+    def terms_of(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> dict[str, Tensor]:
+        """Every term [] of these answers, before its weight."""
         with _no_autocast(batch.images.device.type):
-            return student.logits, {label: self.losses[label](*inputs) for label, inputs in self.inputs(student, teacher, batch).items()}
+            return {label: self.losses[label](*inputs) for label, inputs in self.inputs(student, teacher, batch).items()}
+
+    def sides(self, batch: Batch, teacher: Outputs | None) -> list[tuple[Distiller, Outputs, Outputs | None]]:
+        """(a Distiller, its student's answers, its teacher's) for each student that is trained."""
+        return [(self, self.student(batch.images), teacher)]
 
     def inputs(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> dict[str, tuple[Outputs, Outputs | None, Batch]]:
         """What each loss is called with."""

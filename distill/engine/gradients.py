@@ -49,7 +49,7 @@ def measure_gradients(distiller: Distiller, batch: Batch, teacher: Outputs | Non
     with _left_as_it_was(distiller):
         logits, terms = distiller.terms(batch, teacher)
         reference = flat(F.cross_entropy(logits, batch.labels))
-        return Gradients(reference.norm().item(), {label: _describe(flat(term), reference) for label, term in terms.items()})
+        return Gradients(reference.norm().item(), {label: _describe(flat(terms[label]), reference) for label in distiller.losses})
 
 
 def auto_weights(ratios: Mapping[str, float], gradients: Gradients) -> dict[str, float]:

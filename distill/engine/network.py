@@ -43,7 +43,8 @@ class Network(nn.Module):
         mean, std = ((0.0,) * 3, (1.0,) * 3) if mean is None else (mean, std)
         self.register_buffer("mean", 255 * torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("scale", 1 / (255 * torch.tensor(std).view(1, 3, 1, 1)), persistent=False)
-        self.hooks = FeatureHooks(model, layers, aliases or {})
+        self.aliases = dict(aliases or {})
+        self.hooks = FeatureHooks(model, layers, self.aliases)
         path = head_path(model)
         self.fixed_head: Head | None = None  # what a frozen network says its classifier is, where its own weights are held in another precision
         self._head = () if path is None else (model.get_submodule(path),)  # in a tuple, so that it is not a second name in the state dict
@@ -68,12 +69,14 @@ class Network(nn.Module):
             part.eval()
         return self
 
-    def like(self, model: nn.Module) -> Network:
-        """Another model of the same kind, such as a moving average, seen through the same normalisation; without hooks."""
+    def like(self, model: nn.Module, *, with_hooks: bool = False) -> Network:
+        """Another model of the same kind, such as a moving average, seen through the same normalisation. with_hooks: it gives the same features."""
         copy = Network(
             model,
             mean=None if self.takes_normalised else (0.0,) * 3,
             std=None if self.takes_normalised else (1.0,) * 3,
+            layers=self.hooks.names if with_hooks else (),
+            aliases=self.aliases,
             autocast_dtype=self.autocast_dtype,
             channels_last=self.memory_format == torch.channels_last,
             image_size=self.image_size,

@@ -42,6 +42,12 @@ class Teacher:
             return self.answer(batch.images)
 
 
+def part_of(batch: Batch, index: Tensor, positions: np.ndarray) -> Batch:
+    """Some pictures of a batch; index and positions are the same places, on the device and on the host."""
+    host = None if batch.host is None else batch.host._replace(sample_ids=batch.host.sample_ids[positions])
+    return Batch(*(tensor[index] for tensor in batch.tensors), host)
+
+
 def parts_together(num_parts: int, images: Tensor) -> int:
     """How many of a step's parts, with so many pictures [N, 3, H, W] each, the teacher is asked for in one call."""
     num_pictures, _, height, width = images.shape

@@ -16,7 +16,7 @@ from torch import Tensor
 from distill.engine.answer_formats import Column, LogitFormat, pack, unpack
 from distill.engine.cache_files import CacheFolder, ViewFile
 from distill.engine.fingerprints import hash_pictures
-from distill.engine.teacher import Teacher
+from distill.engine.teacher import Teacher, part_of
 from distill.errors import DataError
 from distill.structures import Batch, Outputs
 
@@ -134,7 +134,7 @@ class CachedTeacher:
     def _ask(self, batch: Batch, rows: np.ndarray, answers: Tensor | None, missing: np.ndarray) -> Tensor:
         """The live teacher's answers for the missing ones, among the others."""
         index = torch.from_numpy(missing).to(self.device)
-        part = batch if len(missing) == len(rows) else _part(batch, index, missing)
+        part = batch if len(missing) == len(rows) else part_of(batch, index, missing)
         self.num_asked += len(missing)
         asked = self.layout.rows(self.teacher(part))
         if self._shelf.file is not None and self.writes:
@@ -185,8 +185,3 @@ def is_compared(sample_ids: np.ndarray, view: int) -> np.ndarray:
     keys = sample_ids.astype(np.uint64) + np.uint64(view * 0xD1B54A32D192ED03 % (1 << 64))
     mixed = keys * np.uint64(0x9E3779B97F4A7C15)  # Fibonacci hashing: neighbours are spread evenly
     return (mixed >> np.uint64(40)) % np.uint64(_CHECKED) == 0
-
-
-def _part(batch: Batch, index: Tensor, positions: np.ndarray) -> Batch:
-    host = batch.host._replace(sample_ids=batch.host.sample_ids[positions])
-    return Batch(batch.images[index], batch.labels[index], batch.sample_ids[index], batch.view[index], host)

@@ -73,7 +73,7 @@ class Trainer:
         self.optimizer = optimizer  # Accelerate's wrapping serves what is not used here, and looks for packages in every step: half of our own time
         self.step = self.epoch = 0  # steps done, epochs done and evaluated
         self.best = -math.inf  # the highest val_top1 so far
-        self.recent = StepLog(list(distiller.losses), has_labels=loader.has_labels, counts_replaced=loader.bad_pictures is not None)
+        self.recent = StepLog(distiller.labels, has_labels=loader.has_labels, counts_replaced=loader.bad_pictures is not None)
         self._begun = -1
 
     def restore(self) -> None:

@@ -90,6 +90,12 @@ def _data_problems(draft: Draft, catalogue: Catalogue) -> list:
 def _require_teacher(target: Target) -> None:
     if target.role != "teacher":
         return
+    if target.own.teachers is not None:
+        raise RecipeError(f"--role teacher: {target.name} has several teachers; name the folder or the weight file of one of them as the target")
+    if target.own.peer is not None:
+        raise RecipeError(f"--role teacher: {target.name} learned from its peer; name its weights as the target: {target.name}/{record.PEER_FILE}")
+    if target.own.method == "ema_teacher":
+        raise RecipeError(f"--role teacher: {target.name} learned from the average of its own weights, which is the student: leave out --role")
     if target.own.teacher is None:
         raise RecipeError(f"--role teacher: {target.name} is of a student alone, it has no teacher; leave out --role")
     if target.file is None and target.run is not None and target.own.teacher.num_classes not in (None, target.run.data.get("num_classes")):

@@ -29,11 +29,24 @@ def _front_matter(found: Mapping[str, Any]) -> str:
 
 
 def _title(found: Mapping[str, Any], config: Config) -> str:
-    student, teacher = found["student"], found["teacher"]
-    learned = "that learned from labels alone" if teacher is None else f"that learned from {teacher['model']}"
+    student, learned = found["student"], f"that learned {_learned(found)}"
     size = f"{student['num_parameters'] / 1e6:.2f} M parameters, {config.num_classes} classes, pictures of {config.image_size} px"
     average = " These weights are the moving average of its training." if student["is_average"] else ""
     return f"# {found['run']['name']}\n\nA {student['model']} {learned} ({size}), in the form `{found['to']}`.{average} Made by {found['made_by']}."
+
+
+def _learned(found: Mapping[str, Any]) -> str:
+    if found["method"] == "ema_teacher":
+        return "from the moving average of its own weights"
+    if found["method"] == "mutual":
+        return f"together with {found['peer']}, each from the other"
+    answers = {"sampled": ", one of them drawn for each view of a picture"}.get(found["answers"], "")
+    return "from " + (" and ".join(map(_lineage, found["teachers"])) or "labels alone") + answers
+
+
+def _lineage(teacher: Mapping[str, Any]) -> str:
+    before = teacher.get("teacher")
+    return teacher["model"] if before is None else f"{teacher['model']}, which learned from {_lineage(before)}"
 
 
 def _pictures(config: Config) -> list[str]:
@@ -98,7 +111,7 @@ def _origin(found: Mapping[str, Any]) -> str:
         f"- run: {run['name']}, {run['created']}, seed {run['seed']}",
         f"- data: {data.get('source')}, {data.get('num_train')} / {data.get('num_val')} / {data.get('num_test')} pictures for train / val / test",
         f"- student: {student['model']}, began with {student['began_with']}",
-        f"- teacher: {_teacher(found['teacher'])}",
+        *(f"- teacher: {_teacher(teacher)}" for teacher in found["teachers"]),
         f"- losses, with weights: {losses}",
         f"- training: {train['epochs']} epochs, {train['optimizer']}, learning rate {train['lr']:g}, {num} pictures a step",
         f"- versions then: {_versions(found['environment'].get('versions') or {})}",
@@ -109,9 +122,9 @@ def _origin(found: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _teacher(teacher: Mapping[str, Any] | None) -> str:
-    if teacher is None:
-        return "none"
+def _teacher(teacher: Mapping[str, Any]) -> str:
+    if "teacher" in teacher:
+        return f"{teacher['model']}, trained as the student was, by the teacher {_teacher(teacher['teacher'])}"
     if teacher["weights"] != "train":
         return f"{teacher['model']}, weights {teacher['weights']}"
     return f"{teacher['model']}, trained by the recipe {teacher['recipe']}, from {teacher['began_with'] or 'what that recipe says'}"

@@ -11,6 +11,7 @@ from typing import Any
 
 from distill import record
 from distill.errors import DataError
+from distill.models.saved import is_saved
 
 CONFIG_FILE = "config.json"
 _PREPARATION = {
@@ -78,6 +79,8 @@ def read_config(folder: Path) -> Config:
     except (KeyError, TypeError, ValueError) as error:
         what = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
         raise DataError(f"{path} is not one that distill export wrote ({what}); export the student again") from error
+    if is_saved(config.model):  # a stranger's file may not say where to fetch from; an export names such a network timm/ARCHITECTURE
+        raise DataError(f"{path} is not one that distill export wrote (model.name: {config.model!r} is no network's own name)")
     if config.num_classes < 2:
         raise DataError(f"{path}: there must be at least two classes in label_names")
     return config

@@ -65,7 +65,7 @@ def export_student(student: Student, target: Format, folder: Path, console: Cons
         config.write(work)
         if target.travels_alone:
             module.describe(file, config.facts())
-        found = None if student.source is None else _checked(student, target, file, module.load(file), console, min_agreement)
+        found = None if student.source is None else _checked(student, target, file, module.load(file, student.plugins), console, min_agreement)
         _write_card(work, config, provenance(student, target, found))
     return found
 

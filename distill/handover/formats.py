@@ -14,6 +14,8 @@ from distill.errors import RecipeError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from distill.models.zoo import Builders
+
 
 class FormatModule(Protocol):
     """What the module of a format has."""
@@ -21,8 +23,9 @@ class FormatModule(Protocol):
     def write(self, model: nn.Module, folder: Path, image_size: int, calibration: Tensor | None) -> Path:
         """The written file. model: in eval mode, float32, on the CPU, [N, 3, H, W] normalised -> [N, K]. calibration: such pictures."""
 
-    def load(self, path: Path) -> Callable[[Tensor], Tensor]:
-        """What computes the logits [N, K] float32 of normalised float32 pictures [N, 3, H, W] by this file. Its config.json is beside it."""
+    def load(self, path: Path, plugins: Builders = ...) -> Callable[[Tensor], Tensor]:
+        """What computes the logits [N, K] float32 of normalised float32 pictures [N, 3, H, W] by this file. Its config.json is beside it.
+        plugins: what builds the networks that only plug-ins know."""
 
 
 @dataclass(frozen=True)

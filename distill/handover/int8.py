@@ -15,6 +15,7 @@ from torch.fx import GraphModule, Node
 from distill import record
 from distill.errors import DataError, DistillError
 from distill.handover.libraries import quiet, read_file, reason
+from distill.models.zoo import NO_PLUGINS, Builders
 
 FILE = "student.int8.pt2"
 _BATCH = 32  # pictures that are calibrated on at a time
@@ -35,12 +36,13 @@ def write(model: nn.Module, folder: Path, image_size: int, calibration: Tensor |
     return folder / FILE
 
 
-def load(path: Path, compiled: bool = False) -> Callable[[Tensor], Tensor]:
+def load(path: Path, plugins: Builders = NO_PLUGINS, *, compiled: bool = False) -> Callable[[Tensor], Tensor]:
     """What answers for the file: normalised float32 pictures [N, 3, H, W] -> float32 logits [N, K].
 
     compiled: with inductor's int8 kernels; the first call takes half a minute and a C++ compiler. Without, the same numbers are computed in float.
     torch.export.load alone can't read the file: importing torchao.quantization.pt2e.quantize_pt2e tells torch of the operations in it.
-    Only for files of one's own: torch can be made to run code by what is in such a file. Raises DataError for a missing or damaged file.
+    Only for files of one's own: torch can be made to run code by what is in such a file. plugins are not used.
+    Raises DataError for a missing or damaged file.
     """
     content = read_file(path)
     with quiet():

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from distill import record
 from distill.errors import DataError, DistillError
 from distill.handover.libraries import quiet, read_file, reason
+from distill.models.zoo import NO_PLUGINS, Builders
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -68,10 +69,10 @@ def describe(path: Path, facts: Mapping[str, str]) -> None:
     record.write_bytes(path, model.SerializeToString(deterministic=True))
 
 
-def load(path: Path) -> Callable[[Tensor], Tensor]:
+def load(path: Path, plugins: Builders = NO_PLUGINS) -> Callable[[Tensor], Tensor]:
     """What answers for the file, with ONNX Runtime on the CPU: normalised float32 pictures [N, 3, H, W] -> float32 logits [N, K].
 
-    Raises DataError for a missing, damaged or foreign file.
+    plugins are not used. Raises DataError for a missing, damaged or foreign file.
     """
     import onnxruntime
 

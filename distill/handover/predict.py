@@ -89,7 +89,7 @@ def _of_export(folder: Path, wish: PredictWish, job: Job) -> Answerer:
     if file.suffix in PROGRAMS and not wish.trusts:
         raise RecipeError(f"{file} is a program, which can do anything when torch loads it: add --trust if you know who made it")
     try:
-        answer = target.reader.load(file)
+        answer = target.reader.load(file, job.catalogue.models)
     except (DataError, RecipeError):
         raise
     except Exception as error:  # each of the libraries has its own for a damaged file

@@ -13,14 +13,16 @@ from distill.handover.check import Check
 from distill.handover.formats import Format
 from distill.handover.student import Student
 from distill.models.published import published_weights
-from distill.recipe import Network, Recipe
+from distill.models.saved import HUB
+from distill.recipe import Network, Recipe, Teacher
 from distill.recipe_files import fingerprint
+from distill.recipe_teachers import taught_by
 from distill.report.runs import Run
 from distill.report.statistics import share_interval
 
 FORMAT = 1  # of export.json
-ROWS = (("teacher", "teacher"), ("alone", "student alone"), ("distilled", "distilled student"))
-_PUBLISHED = re.compile(r"(torchvision|timm):\S+")
+ROWS = (("teacher", "teacher"), ("alone", "student alone"), ("distilled", "distilled student"), ("peer", "the other student"))
+_PUBLISHED = re.compile(r"(torchvision|timm|hf-hub):\S+")
 
 
 def provenance(student: Student, target: Format, found: Check | None) -> dict[str, Any]:
@@ -33,7 +35,10 @@ def provenance(student: Student, target: Format, found: Check | None) -> dict[st
         "to": target.name,
         "run": {"name": run.name, "created": run.summary.get("created"), "seed": recipe.seed, "fingerprint": run.summary.get("fingerprint")},
         "student": _student(student),
-        "teacher": _teacher(run),
+        "method": recipe.method,
+        "teachers": [_teacher(entry) for entry in taught_by(recipe).values()],
+        "answers": recipe.answers if recipe.teachers is not None else None,
+        "peer": recipe.peer and recipe.peer.model,
         "data": {key: value for key, value in run.data.items() if key != "class_names"},
         "results": _results(run),
         "check": None if found is None else found.as_dict() | {"machine": _machine(), "notes": list(student.notes)},
@@ -62,19 +67,18 @@ def _student(student: Student) -> dict[str, Any]:
     }
 
 
-def _teacher(run: Run) -> dict[str, Any] | None:
-    teacher = run.recipe.teacher
-    if teacher is None:
-        return None
+def _teacher(teacher: Teacher) -> dict[str, Any]:
     found = {"model": teacher.model, "weights": _place(teacher.weights)}
+    if teacher.teacher is not None:
+        return found | {"teacher": _teacher(teacher.teacher)}
     if teacher.weights == "train":
-        found |= {"recipe": _place(teacher.recipe), "began_with": _place(_own_start(run.recipe))}
+        found |= {"recipe": _place(teacher.recipe), "began_with": _place(_own_start(teacher))}
     return found
 
 
-def _own_start(recipe: Recipe) -> str | None:
+def _own_start(teacher: Teacher) -> str | None:
     """What a teacher that was trained here began with, as far as this recipe says."""
-    student = recipe.teacher.overrides.get("student")
+    student = teacher.overrides.get("student")
     found = student.get("weights") if isinstance(student, Mapping) else None
     return found if isinstance(found, str) else None
 
@@ -100,7 +104,9 @@ def _licences(recipe: Recipe) -> Iterator[str]:
     for who, network, weights in _named(recipe):
         what = f"{who} {network.model}, {_place(weights)}"
         library = weights.partition(":")[0]
-        if not _PUBLISHED.fullmatch(weights):
+        if weights.startswith(HUB):
+            yield f"{what}: its page on the hub says under which licence."
+        elif not _PUBLISHED.fullmatch(weights):
             yield f"{what}: weights from a file or run, whose licence is not known here."
         elif known := _published_licence(network.model, weights):
             yield f"{what}: {library} gives the licence {known}."
@@ -109,14 +115,16 @@ def _licences(recipe: Recipe) -> Iterator[str]:
 
 
 def _named(recipe: Recipe) -> Iterator[tuple[str, Network, str]]:
-    if recipe.student.weights is not None:
-        yield "the student began with", recipe.student, recipe.student.weights
-    if recipe.teacher is None or recipe.teacher.weights == "random":
-        return
-    if recipe.teacher.weights != "train":
-        yield "the teacher is", recipe.teacher, recipe.teacher.weights
-    elif (start := _own_start(recipe)) is not None:
-        yield "the teacher began with", recipe.teacher, start
+    for who, network in (("the student", recipe.student), ("its peer", recipe.peer)):
+        if network is not None and network.weights is not None:
+            yield f"{who} began with", network, network.weights
+    for teacher in taught_by(recipe).values():
+        while teacher.teacher is not None:  # of a chain, only the first can have weights of others
+            teacher = teacher.teacher
+        if teacher.weights not in ("train", "random"):
+            yield "the teacher is", teacher, teacher.weights
+        elif teacher.weights == "train" and (start := _own_start(teacher)) is not None:
+            yield "the teacher began with", teacher, start
 
 
 def _published_licence(model: str, weights: str) -> str | None:

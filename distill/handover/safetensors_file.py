@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from distill.handover.config import read_config
 from distill.models.weight_files import save_weights
 from distill.models.weights import load_weights
-from distill.models.zoo import create_model
+from distill.models.zoo import NO_PLUGINS, Builders, create_model
 
 FILE = "model.safetensors"
 
@@ -22,10 +22,11 @@ def write(model: nn.Module, folder: Path, image_size: int, calibration: Tensor |
     return folder / FILE
 
 
-def load(path: Path) -> Callable[[Tensor], Tensor]:
+def load(path: Path, plugins: Builders = NO_PLUGINS) -> Callable[[Tensor], Tensor]:
     """The network that config.json beside the file names, with its weights. Raises DataError or RecipeError; runs no code of theirs."""
     config = read_config(path.parent)
+    options = {"norm": config.norm, "stem": config.stem, "arguments": config.arguments, "plugins": plugins}
     with torch.random.fork_rng(devices=[]):
-        model = create_model(config.model, num_classes=config.num_classes, norm=config.norm, stem=config.stem, arguments=config.arguments)
+        model = create_model(config.model, num_classes=config.num_classes, **options)
     load_weights(model, config.model, str(path), num_classes=config.num_classes, role="student")
     return model.float().eval().requires_grad_(False)

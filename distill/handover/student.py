@@ -21,6 +21,8 @@ from distill.evaluating.networks import loaded_model, normalisation_of
 from distill.evaluating.options import Words
 from distill.evaluating.targets import Target, read_targets
 from distill.handover.config import Config, is_export
+from distill.models.saved import as_timm, is_saved
+from distill.models.zoo import Builders
 from distill.places import expanded
 from distill.report.runs import Run
 from distill.running import Job
@@ -40,6 +42,7 @@ class Student:
     network: Network
     config: Config
     source: DataSource | None  # None where the data are not looked at
+    plugins: Builders  # what builds the networks that only plug-ins know
     notes: list[str] = field(default_factory=list)
 
     def val_pictures(self) -> EvaluationLoader:
@@ -98,8 +101,9 @@ def open_student(target: Target, job: Job, *, looks_at_data: bool) -> Student:
     model = model.float().to(memory_format=torch.contiguous_format).eval().requires_grad_(False)
     mean, std = normalisation_of(target, own, job, None)
     entry = run.recipe.student
-    config = Config(entry.model, entry.norm, entry.stem, dict(entry.arguments), size, tuple(mean), tuple(std), class_names)
-    return Student(run, target, model, as_network(model, config), config, source, notes)
+    name, arguments = as_timm(entry.model) if is_saved(entry.model) else (entry.model, {})
+    config = Config(name, entry.norm, entry.stem, arguments | entry.arguments, size, tuple(mean), tuple(std), class_names)
+    return Student(run, target, model, as_network(model, config), config, source, job.catalogue.models, notes)
 
 
 def as_network(model: nn.Module, config: Config) -> Network:

@@ -13,6 +13,7 @@ from distill.errors import RecipeError
 from distill.handover.config import Config
 from distill.handover.safetensors_file import write
 from distill.models.resnet import RESNETS
+from distill.models.zoo import NO_PLUGINS, Builders
 
 __all__ = ["load", "timm_config", "why_not", "write"]
 
@@ -21,7 +22,7 @@ _WITHOUT_EFFECT = {"zero_init_residual"}  # arguments of ours that decide initia
 _KEPT = ("first_conv", "classifier", "fixed_input_size")  # of what timm says of its own network
 
 
-def load(path: Path) -> Callable[[Tensor], Tensor]:
+def load(path: Path, plugins: Builders = NO_PLUGINS) -> Callable[[Tensor], Tensor]:
     """As anybody loads it."""
     import timm
 
@@ -35,6 +36,8 @@ def why_not(config: Config) -> str | None:
         return f"{config.model} is a network of torchvision, which timm does not have under these names: {_INSTEAD}"
     if family == "timm":
         return _not_json(config.arguments)
+    if config.model not in RESNETS:
+        return f"{config.model} is a plug-in's network, which timm does not have: take --to safetensors (with the plug-in), torch-export or onnx"
     if config.stem != "imagenet":
         return f"timm's {config.model} has no stem {config.stem!r} (its first layers are stem: imagenet): {_INSTEAD}"
     if config.norm == "group":

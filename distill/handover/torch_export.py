@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from distill.errors import DistillError
+from distill.models.zoo import NO_PLUGINS, Builders
 
 FILE = "model.pt2"
 
@@ -25,6 +26,6 @@ def write(model: nn.Module, folder: Path, image_size: int, calibration: Tensor |
     return folder / FILE
 
 
-def load(path: Path) -> Callable[[Tensor], Tensor]:
-    """The program. It can do anything when it is loaded: only for files of people whom one trusts."""
+def load(path: Path, plugins: Builders = NO_PLUGINS) -> Callable[[Tensor], Tensor]:
+    """The program; plugins are not used. It can do anything when it is loaded: only for files of people whom one trusts."""
     return torch.export.load(path).module()

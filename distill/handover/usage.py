@@ -23,7 +23,9 @@ _ANSWER = 'print(config["label_names"][logits.argmax()])'
 
 def usage(config: Config) -> str:
     """As Markdown."""
-    return f"```python\n{PICTURE}\n\n{_network(config)}\n{_ANSWER}\n```\n\n`distill predict FOLDER picture.png` does the same."
+    needs_plugin = config.format == "safetensors" and "/" not in config.model and config.model not in RESNETS
+    command = f"distill predict FOLDER picture.png{' --plugin FILE' * needs_plugin}"
+    return f"```python\n{PICTURE}\n\n{_network(config)}\n{_ANSWER}\n```\n\n`{command}` does the same."
 
 
 def _network(config: Config) -> str:
@@ -48,6 +50,8 @@ def _weights(config: Config) -> str:
     is_plain = config.norm in ("batch", "sync") and config.stem == "imagenet"
     if family == "torchvision" or (plain in RESNETS and is_plain):
         return f'import torchvision\nmodel = torchvision.models.get_model("{plain}", num_classes={config.num_classes}{arguments})\n{load}'
+    if plain not in RESNETS:
+        return f"model = ...  # the plug-in's {config.model}, with num_classes={config.num_classes}{arguments}\n{load}"
     options = f', norm="{config.norm}", stem="{config.stem}", arguments={config.arguments!r}'
     create = "from distill.models.zoo import create_model  # a network that only distill has"
     return f'{create}\nmodel = create_model("{config.model}", num_classes={config.num_classes}{options})\n{load}'

@@ -52,6 +52,13 @@ def read_config(name: str) -> dict[str, Any]:
     return config if "pretrained_cfg" in config else config | {"pretrained_cfg": config}  # older files are flat
 
 
+def as_timm(name: str) -> tuple[str, dict[str, Any]]:
+    """(timm/ARCHITECTURE, the arguments that it was built with): the same network by a name that needs neither the folder nor the hub."""
+    config = read_config(name)
+    arguments = {key: value for key, value in (config.get("model_args") or {}).items() if key not in ("num_classes", "in_chans")}
+    return f"timm/{config['architecture']}", arguments
+
+
 def folder_of(name: str) -> Path:
     """Where config.json is, once it is here."""
     return _file(name, "config.json").parent

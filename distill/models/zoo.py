@@ -20,6 +20,7 @@ from distill.structures import FeatureShape, ModelInfo, Norm
 from distill.suggestion import did_you_mean
 
 Builders = Mapping[str, Callable[..., nn.Module]]  # name -> what builds a plug-in's network, given num_classes and its own arguments
+NO_PLUGINS: Builders = MappingProxyType({})
 
 # What a recipe says elsewhere, or (pretrained, weights, ...) must not say here: weights are loaded and checked by weights.py alone.
 _RESERVED = {"num_classes", "norm", "norm_layer", "stem", "in_channels", "in_chans", "pretrained", "weights", "weights_backbone"}
@@ -35,7 +36,7 @@ def create_model(
     stem: str = "imagenet",
     in_channels: int = 3,
     arguments: Mapping[str, Any] | None = None,
-    plugins: Builders = MappingProxyType({}),
+    plugins: Builders = NO_PLUGINS,
 ) -> nn.Module:
     """A network with random weights from torch's global generator: images [N, in_channels, H, W] -> logits [N, num_classes].
 
@@ -62,7 +63,7 @@ def create_model(
         raise RecipeError(f"model {name!r}: {reason}; {_allowed_text(build)}") from error
 
 
-def model_exists(name: str, plugins: Builders = MappingProxyType({})) -> str | None:
+def model_exists(name: str, plugins: Builders = NO_PLUGINS) -> str | None:
     """None if create_model knows the name, else the sentence that says what is wrong with it. Builds nothing, and asks no hub."""
     family, plain = _family(name, plugins)
     if family == _SAVED:

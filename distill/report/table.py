@@ -14,14 +14,21 @@ from distill.report.runs import read_arrays
 from distill.report.statistics import PairedDifference, paired_difference
 from distill.report.verdicts import p_in_words
 
+# what several teachers answer as one; of drawn answers the mean is scored, in probabilities
+_TOGETHER = {"mean": "their mean", "weighted": "their weighted mean", "sampled": "one, drawn (mean)"}
+
 
 def _rows(summary: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """(title, row) of those that the summary has."""
     chain = summary.get("chain", [])
-    taught = [*chain, *([summary["teacher"]] if "teacher" in summary else [])]
+    several = summary.get("teachers", [])
+    yield from ((f"teacher {number}", row) for number, row in enumerate(several, start=1))
+    if several:
+        yield _TOGETHER.get(summary["teacher"].get("answers_as_one"), "together"), summary["teacher"]
+    taught = [] if several else [*chain, *([summary["teacher"]] if "teacher" in summary else [])]
     for number, row in enumerate(taught):
         yield "assistant" if number else "teacher", row
-    for key, title in (("alone", "student alone"), ("distilled", "distilled student")):
+    for key, title in (("peer", "its peer"), ("alone", "student alone"), ("distilled", "distilled student")):
         if key in summary:
             yield title, summary[key]
 
@@ -31,6 +38,10 @@ def _title(summary: Mapping[str, Any]) -> str:
     if chain := summary.get("chain"):
         names = [row["model"] for row in [*chain, summary["teacher"], summary.get("distilled", {"model": "student"})]]
         title += f"; each learned from the one before: {', '.join(names)}"
+    if summary.get("method") == "ema_teacher":
+        title += "; it learned from the average of its own weights"
+    if summary.get("method") == "mutual":
+        title += "; it and its peer learned from each other"
     return title
 
 

@@ -135,6 +135,10 @@ def _alone(rows: Sequence[Row]) -> Iterator[Row]:
             continue
         losses = {label: _written(entry.model_dump(mode="json")) for label, entry in control.losses.items()}
         words = ["teacher=null"] if recipe.teacher is not None else []
+        words += ["peer=null"] if recipe.peer is not None else []
+        words += ["method=distill"] if recipe.method != "distill" else []
+        words += ["teachers=null"] if recipe.teachers is not None else []
+        words += ["answers=mean"] if recipe.answers != "mean" else []
         words += ["chain=null"] if read_draft(base, overrides).values.get("chain") else []
         words += ["data.labels=given"] if recipe.data.labels != "given" else []
         words += _instead(recipe.losses, losses)
