@@ -17,7 +17,7 @@ from distill.errors import DataError, DistillError
 from distill.handover.libraries import quiet, read_file, reason
 from distill.models.zoo import NO_PLUGINS, Builders
 
-FILE = "student.int8.pt2"
+FILE = "model.int8.pt2"
 _BATCH = 32  # pictures that are calibrated on at a time
 
 

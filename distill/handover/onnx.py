@@ -17,7 +17,7 @@ from distill.models.zoo import NO_PLUGINS, Builders
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-FILE = "student.onnx"
+FILE = "model.onnx"
 INPUT, OUTPUT = "image", "logits"
 _OPSET = 18  # what torch's exporter writes without converting, and what every runtime of the last years reads
 

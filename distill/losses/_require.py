@@ -57,16 +57,3 @@ def maps(shapes: dict[str, FeatureShape], layers: Sequence[str], whose: str) -> 
     for layer in layers:
         if not shapes[layer].is_map:
             raise RecipeError(f"the {whose}'s {layer!r} is a vector, and this loss needs a feature map such as 'layer3'")
-
-
-def equal_sizes(student: ModelInfo, teacher: ModelInfo, layers: Sequence[str]) -> None:
-    """Raises RecipeError if a layer's two maps differ in height or width, for losses that compare place by place without a projector."""
-    maps(student.shapes, layers, "student")
-    maps(teacher.shapes, layers, "teacher")
-    for layer in layers:
-        ours, theirs = student.shapes[layer], teacher.shapes[layer]
-        if ours[1:] != theirs[1:]:
-            raise RecipeError(
-                f"{layer}: the student's map is {ours.height}x{ours.width} and the teacher's {theirs.height}x{theirs.width}; "
-                "this loss compares maps place by place, so take layers of one size"
-            )

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from distill.losses import _require
+from distill.losses._sizes import to_one_size
 from distill.losses.base import DistillLoss
 from distill.structures import Batch, ModelInfo, Outputs
 
@@ -24,14 +25,15 @@ class AttentionTransfer(DistillLoss):
     """The student looks where the teacher looks: maps of squared activations, one for each layer, come close to each other.
 
     Kind: feature
-    Inputs: maps of both, of equal height and width; any widths
+    Inputs: maps of both; any widths
     Equation: sum over layers of mean((A_s - A_t)^2), A = a / |a|_2, a = sum over channels of F^2, at each place.
     Paper: Zagoruyko, Komodakis, 2017, arXiv 1612.03928, equation 2 with p = 2
     Weights: CIFAR-100 and ImageNet 1000 for the sum over the layers (the authors' code)
     Labels: not used
     Cost: a pass over each map; no parameters
 
-    As in the authors' code, the mean over places stands in place of equation 2's norm: the weight is theirs.
+    As in the authors' code, the mean over places stands in place of equation 2's norm: the weight is theirs. Of two maps of different sizes the
+    larger is average-pooled to the smaller one's first, as in CRD's repository.
     A map of one place has one attention whatever is in it, and adds nothing: layer4 of pictures of 32 px.
     """
 
@@ -42,7 +44,9 @@ class AttentionTransfer(DistillLoss):
         super().__init__(layers=layers)
 
     def setup(self, student: ModelInfo, teacher: ModelInfo) -> None:
-        _require.equal_sizes(student, teacher, self.layers)
+        _require.maps(student.shapes, self.layers, "student")
+        _require.maps(teacher.shapes, self.layers, "teacher")
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
-        return sum((attention(student.features[layer]) - attention(teacher.features[layer])).square().mean() for layer in self.layers)
+        pairs = (to_one_size(student.features[layer], teacher.features[layer]) for layer in self.layers)
+        return sum((attention(ours) - attention(theirs)).square().mean() for ours, theirs in pairs)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from distill.errors import RecipeError
 from distill.losses import _require
 from distill.losses._precision import in_own_precision
+from distill.losses._sizes import pooled_to
 from distill.losses.base import DistillLoss, upcast
 from distill.structures import Batch, FeatureShape, ModelInfo, Outputs
 
@@ -34,14 +35,12 @@ class _Factors(nn.Module):
         self.paraphraser = _stack(nn.Conv2d, [theirs, theirs, width, width], kernel_size)
         self.restorer = _stack(nn.ConvTranspose2d, [width, width, theirs, theirs], kernel_size)
         self.translator = _stack(nn.Conv2d, [ours, ours, width, width], kernel_size)
-        self.size = None if student[1:] == teacher[1:] else (teacher.height, teacher.width)
 
     def forward(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         """[N, C, h, w] and [N, C, H, W] -> [] distance of the factors, without gradient for the paraphraser, and [] error of its restored map."""
-        ours = student if self.size is None else F.adaptive_avg_pool2d(student, self.size)
         factor = in_own_precision(self.paraphraser, teacher)
         restored = in_own_precision(self.restorer, factor)
-        distance = factor_distance(upcast(in_own_precision(self.translator, ours)), upcast(factor).detach())
+        distance = factor_distance(upcast(in_own_precision(self.translator, pooled_to(student, teacher.shape[2:]))), upcast(factor).detach())
         return distance, (upcast(restored) - upcast(teacher)).square().mean()
 
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from distill.errors import RecipeError
 from distill.losses import _require
 from distill.losses._precision import in_own_precision
+from distill.losses._sizes import pooled_to
 from distill.losses.base import DistillLoss, keyed_uniform, upcast
 from distill.structures import Batch, ModelInfo, Outputs
 
@@ -22,7 +23,7 @@ class MGD(DistillLoss):
     """Random channels of the student's map are hidden; two convolutions must still generate the teacher's whole map from what is left.
 
     Kind: feature
-    Inputs: maps of both, of equal height and width; any widths
+    Inputs: maps of both; any widths
     Equation: sum over layers of 1 / N sum over elements of (G(M A(F_s)) - F_t)^2; A a 1x1 convolution to the teacher's width, nothing where the
         widths are equal; M 0 for a channel of a sample with probability `mask_ratio`, else 1; G = 3x3 convolution, ReLU, 3x3 convolution.
     Paper: Yang, Li, Shao, Shi, Yuan, Yuan, 2022, arXiv 2205.01529
@@ -32,6 +33,7 @@ class MGD(DistillLoss):
 
     A sum over elements as in the authors' code, taken in float32, so the weight depends on the map's size: 7e-5 is for 512 x 7 x 7 and comes to 1.8
     times the mean over elements. As in the authors' code for classification whole channels are hidden, and the rest is not scaled up.
+    A student's map of another size is average-pooled to the teacher's first.
     The mask depends on sample and view only: the same on any number of processes and after a restart.
     """
 
@@ -46,7 +48,8 @@ class MGD(DistillLoss):
         self.mask_ratio = mask_ratio
 
     def setup(self, student: ModelInfo, teacher: ModelInfo) -> None:
-        _require.equal_sizes(student, teacher, self.layers)
+        _require.maps(student.shapes, self.layers, "student")
+        _require.maps(teacher.shapes, self.layers, "teacher")
         widths = [(student.shapes[layer].channels, teacher.shapes[layer].channels) for layer in self.layers]
         self.aligners = nn.ModuleList(nn.Identity() if ours == theirs else nn.Conv2d(ours, theirs, kernel_size=1) for ours, theirs in widths)
         self.generators = nn.ModuleList(generator(theirs) for _, theirs in widths)
@@ -54,7 +57,7 @@ class MGD(DistillLoss):
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         total = 0.0
         for index, (layer, align, generate) in enumerate(zip(self.layers, self.aligners, self.generators, strict=True)):
-            aligned = in_own_precision(align, student.features[layer])
+            aligned = in_own_precision(align, pooled_to(student.features[layer], teacher.features[layer].shape[2:]))
             is_seen = keyed_uniform(batch.sample_ids, batch.view, aligned.shape[1], stream=_STREAM + index) >= self.mask_ratio  # [N, C]
             generated = in_own_precision(generate, aligned * is_seen[:, :, None, None].to(aligned.dtype))
             total = total + (upcast(generated) - upcast(teacher.features[layer])).square().flatten(1).sum(dim=1).mean()

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from distill.losses import _require
+from distill.losses._sizes import to_one_size
 from distill.losses.base import DistillLoss, upcast
 from distill.structures import Batch, ModelInfo, Outputs
 
@@ -36,7 +37,7 @@ class NeuronSelectivityTransfer(DistillLoss):
     """The places that single out a channel are matched as distributions: the student's channels are like draws from the teacher's.
 
     Kind: feature
-    Inputs: maps of both, of equal height and width; any widths
+    Inputs: maps of both; any widths
     Equation: sum over layers, mean over the batch of mean_ij (a_i . a_j)^2 + mean_ij (b_i . b_j)^2 - 2 mean_ij (a_i . b_j)^2; a_i and b_j the
         student's and the teacher's channel maps, each scaled to length 1.
     Paper: Huang, Wang, 2017, arXiv 1707.01219, polynomial kernel with d = 2 and c = 0
@@ -45,7 +46,8 @@ class NeuronSelectivityTransfer(DistillLoss):
     Cost: for each sample and layer, matrices of the smaller of P x P and C x C (P places, C channels); no parameters
 
     The same numbers as from the kernel's matrices, but through P x P ones where a map has fewer places than channels: 20 KB instead of 20 MB for
-    a picture at the end of a ResNet-50. A map of one place says nothing of places, so take earlier layers for small pictures.
+    a picture at the end of a ResNet-50. A map of one place says nothing of places, so take earlier layers for small pictures. Of two maps of
+    different sizes the larger is average-pooled to the smaller one's first, as in CRD's repository.
     """
 
     needs_all_logits = False
@@ -55,15 +57,17 @@ class NeuronSelectivityTransfer(DistillLoss):
         super().__init__(layers=layers)
 
     def setup(self, student: ModelInfo, teacher: ModelInfo) -> None:
-        _require.equal_sizes(student, teacher, self.layers)
+        _require.maps(student.shapes, self.layers, "student")
+        _require.maps(teacher.shapes, self.layers, "teacher")
         self._numbers = 0
         for ours, theirs in ((student.shapes[layer], teacher.shapes[layer]) for layer in self.layers):
-            channels, places = (ours.channels, theirs.channels), ours.height * ours.width
+            channels, places = (ours.channels, theirs.channels), min(ours.height, theirs.height) * min(ours.width, theirs.width)
             kernels = channels[0] ** 2 + channels[0] * channels[1] + channels[1] ** 2
             self._numbers += 2 * places**2 if _by_places(*channels, places) else kernels
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
-        return sum(discrepancy(patterns(student.features[layer]), patterns(teacher.features[layer])).mean() for layer in self.layers)
+        pairs = (to_one_size(student.features[layer], teacher.features[layer]) for layer in self.layers)
+        return sum(discrepancy(patterns(ours), patterns(theirs)).mean() for ours, theirs in pairs)
 
     def extra_bytes(self, batch_size: int) -> int:
         return 3 * 4 * self._numbers * batch_size  # each matrix, its square and a gradient, in float32

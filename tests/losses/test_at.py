@@ -96,10 +96,14 @@ def test_attention_gradient_is_right_in_double_precision():
     assert torch.autograd.gradcheck(attention, feature_map)
 
 
-def test_at_refuses_maps_of_different_sizes():
-    with pytest.raises(RecipeError, match="layer2: the student's map is 8x4 and the teacher's 8x8"):
-        AttentionTransfer(layers=["layer2"]).setup(info(layer2=FeatureShape(3, 8, 4)), info(layer2=FeatureShape(9, 8, 8)))
-    AttentionTransfer(layers=["layer2"]).setup(info(layer2=FeatureShape(3, 8, 8)), info(layer2=FeatureShape(9, 8, 8)))
+def test_at_pools_the_larger_map():
+    loss = AttentionTransfer(layers=["layer2"])
+    loss.setup(info(layer2=FeatureShape(1, 1, 2)), info(layer2=FeatureShape(1, 2, 4)))
+    small = torch.tensor([2.0, 0.0]).view(1, 1, 1, 2)  # attention (1, 0)
+    large = torch.tensor([[1.0, 3.0, 6.0, 0.0], [3.0, -3.0, 2.0, 0.0]]).view(1, 1, 2, 4)  # means of four: 1 and 2; attention (1, 4) / sqrt(17)
+    expected = ((1 - 1 / math.sqrt(17)) ** 2 + 16 / 17) / 2
+    for student, teacher in ((small, large), (large, small)):
+        assert loss(outputs(layer2=student), outputs(layer2=teacher), batch([0])).item() == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("whose", ["student", "teacher"])

@@ -92,7 +92,9 @@ def test_widths_and_sizes():
     assert [layer.out_channels for layer in factors.paraphraser if isinstance(layer, nn.Conv2d)] == [8, 3, 3]
     assert [layer.out_channels for layer in factors.restorer if isinstance(layer, nn.ConvTranspose2d)] == [3, 8, 8]
     assert [layer.out_channels for layer in factors.translator if isinstance(layer, nn.Conv2d)] == [3, 3, 3]
-    assert factors.size == (2, 2)  # the student's larger map is pooled to the teacher's size
+    student, teacher = normal(2, 3, 4, 4, seed=1), normal(2, 8, 2, 2, seed=2)  # the student's larger map is pooled to the teacher's size
+    pooled = student.view(2, 3, 2, 2, 2, 2).mean(dim=(3, 5))
+    torch.testing.assert_close(factors(student, teacher), factors(pooled, teacher))
 
 
 @pytest.mark.parametrize(("arguments", "message"), [

@@ -98,6 +98,8 @@ def test_mgd_refuses_a_mask_that_leaves_nothing(mask_ratio):
         MGD(mask_ratio=mask_ratio)
 
 
-def test_mgd_refuses_maps_of_different_sizes():
-    with pytest.raises(RecipeError, match="layer4: the student's map is 8x4 and the teacher's 8x8"):
-        MGD().setup(info(layer4=FeatureShape(3, 8, 4)), info(layer4=FeatureShape(9, 8, 8)))
+def test_students_map_is_pooled_to_the_teachers_size():
+    loss = mgd(1)
+    student = torch.tensor([1.0, 2.0, 3.0, 6.0]).view(1, 1, 2, 2)  # mean 3
+    value = loss(outputs(layer4=student), outputs(layer4=torch.tensor([5.0]).view(1, 1, 1, 1)), batch([0]))
+    assert value.item() == pytest.approx((3 - 5) ** 2, rel=1e-6)

@@ -4,7 +4,6 @@ import pytest
 import torch
 from helpers import batch, info, normal, outputs
 
-from distill.errors import RecipeError
 from distill.losses.nst import NeuronSelectivityTransfer, discrepancy, patterns
 from distill.structures import FeatureShape
 
@@ -70,6 +69,12 @@ def test_its_memory_is_that_of_the_smaller_side():
     assert loss.extra_bytes(10) == 3 * 4 * 10 * (kernels + 2 * 49**2)
 
 
-def test_nst_refuses_maps_of_different_sizes():
-    with pytest.raises(RecipeError, match="layer4: the student's map is 8x4 and the teacher's 8x8"):
-        NeuronSelectivityTransfer().setup(info(layer4=FeatureShape(3, 8, 4)), info(layer4=FeatureShape(9, 8, 8)))
+def test_nst_pools_the_larger_map_and_counts_its_memory_so():
+    student, teacher = normal(2, 3, 4, 2, seed=1), normal(2, 5, 2, 6, seed=2)
+    loss, same = NeuronSelectivityTransfer(), NeuronSelectivityTransfer()
+    loss.setup(info(layer4=FeatureShape(3, 4, 2)), info(layer4=FeatureShape(5, 2, 6)))
+    same.setup(info(layer4=FeatureShape(3, 2, 2)), info(layer4=FeatureShape(5, 2, 2)))
+    pooled = student.view(2, 3, 2, 2, 2).mean(3), teacher.view(2, 5, 2, 2, 3).mean(4)
+    expected = same(outputs(layer4=pooled[0]), outputs(layer4=pooled[1]), batch([0, 0]))
+    torch.testing.assert_close(loss(outputs(layer4=student), outputs(layer4=teacher), batch([0, 0])), expected)
+    assert loss.extra_bytes(4) == same.extra_bytes(4)
