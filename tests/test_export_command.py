@@ -74,6 +74,7 @@ def test_timm_loads_the_folder_in_a_process_that_never_heard_of_distill(distill,
 
 def test_program_of_torch_export_takes_any_number_of_pictures(distill, runs):
     exported(distill, runs / "small", "--to", "torch-export", "-o", "student")
+    assert "`distill predict FOLDER picture.png --trust`" in Path("student/README.md").read_text()
     program, model = torch.export.load("student/model.pt2").module(), student(runs / "small")
     for num in (1, 5):
         pictures = torch.randn(num, 3, 32, 32)

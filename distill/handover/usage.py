@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from distill.handover.config import Config
+from distill.handover.formats import PROGRAMS
 from distill.models.resnet import RESNETS
 
 PICTURE = """\
@@ -24,7 +25,8 @@ _ANSWER = 'print(config["label_names"][logits.argmax()])'
 def usage(config: Config) -> str:
     """As Markdown."""
     needs_plugin = config.format == "safetensors" and "/" not in config.model and config.model not in RESNETS
-    command = f"distill predict FOLDER picture.png{' --plugin FILE' * needs_plugin}"
+    more = " --plugin FILE" if needs_plugin else " --trust" if config.file.endswith(PROGRAMS) else ""
+    command = f"distill predict FOLDER picture.png{more}"
     return f"```python\n{PICTURE}\n\n{_network(config)}\n{_ANSWER}\n```\n\n`{command}` does the same."
 
 
@@ -32,7 +34,7 @@ def _network(config: Config) -> str:
     if config.format == "onnx" or config.file.endswith(".onnx"):
         session = f'import onnxruntime\nsession = onnxruntime.InferenceSession("{config.file}")\n'
         return f"{session}logits = torch.from_numpy(session.run(None, {{session.get_inputs()[0].name: pixels.numpy()}})[0])"
-    if config.file.endswith(".pt2"):
+    if config.file.endswith(PROGRAMS):
         kinds = "import torchao.quantization.pt2e.quantize_pt2e  # the 8-bit operators\n" if config.format == "int8" else ""
         load = f'model = torch.export.load("{config.file}").module()  # a program: it can do anything, so trust who made it'
         return f"{kinds}{load}\nlogits = model(pixels)"
