@@ -82,9 +82,9 @@ RECIPES = {
         ["--recipe", "smoke", *FAST, "teacher.num_classes=7", "teacher.weights=train"],
         ["teacher.num_classes", "needs teacher.weights to name the weights"],
     ),
-    "maps of different sizes for a loss without projector": (
-        ["--recipe", "smoke", *FAST, "losses.at={weight: 1, layers: [layer2]}", "teacher.stem=small"],
-        ["losses.at", "layer2: the student's map is 4x4 and the teacher's 16x16"],
+    "a vector for a loss that compares places": (
+        ["--recipe", "smoke", *FAST, "losses.at={weight: 1, layers: [pooled]}"],
+        ["losses.at", "the student's 'pooled' is a vector, and this loss needs a feature map"],
     ),
     "an unknown source": (["--recipe", "smoke", "data.source=imagefoldr"], ["data.source", "did you mean 'imagefolder'"]),
     "an unknown source argument": (["--recipe", "smoke", "data.arguments.num_clases=3"], ["data.arguments.num_clases", "did you mean 'num_classes'"]),
