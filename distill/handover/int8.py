@@ -36,10 +36,10 @@ def write(model: nn.Module, folder: Path, image_size: int, calibration: Tensor |
     return folder / FILE
 
 
-def load(path: Path, plugins: Builders = NO_PLUGINS, *, compiled: bool = False) -> Callable[[Tensor], Tensor]:
+def load(path: Path, plugins: Builders = NO_PLUGINS) -> Callable[[Tensor], Tensor]:
     """What answers for the file: normalised float32 pictures [N, 3, H, W] -> float32 logits [N, K].
 
-    compiled: with inductor's int8 kernels; the first call takes half a minute and a C++ compiler. Without, the same numbers are computed in float.
+    The same numbers as of 8-bit arithmetic, computed in float.
     torch.export.load alone can't read the file: importing torchao.quantization.pt2e.quantize_pt2e tells torch of the operations in it.
     Only for files of one's own: torch can be made to run code by what is in such a file. plugins are not used.
     Raises DataError for a missing or damaged file.
@@ -52,10 +52,7 @@ def load(path: Path, plugins: Builders = NO_PLUGINS, *, compiled: bool = False) 
             module = torch.export.load(io.BytesIO(content)).module()
         except Exception as error:  # it depends on where the damage is: RuntimeError, KeyError, UnicodeDecodeError, ...
             raise DataError(f"{str(path)!r} is damaged, cut short or not a program of torch.export; export it again") from error
-    if compiled:
-        run = torch.compile(module, dynamic=True, options={"freezing": True})  # frozen: else the weights are unpacked in each call
-    else:
-        run = _with_unpacked_weights(module)
+    run = _with_unpacked_weights(module)
 
     def answer(images: Tensor) -> Tensor:
         with quiet(), torch.no_grad():

@@ -110,9 +110,3 @@ def test_damaged_file_is_named(written, tmp_path, capfd):
     with pytest.raises(DataError, match="no such file"):
         int8.load(tmp_path / "none.pt2")
     assert capfd.readouterr() == ("", "")
-
-
-@pytest.mark.slow
-def test_compiled_answers_are_near_those_of_the_file(written):
-    images = sample()[0][2000:2064]
-    assert (int8.load(written, compiled=True)(images).argmax(1) == int8.load(written)(images).argmax(1)).float().mean() >= 0.98
