@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from filelock import FileLock
 from safetensors.torch import load_file
 
+from distill import teacher_store
 from distill.models.zoo import create_model
 
 # An easy problem and a small network, so that the teacher passes its check after seconds.
@@ -104,20 +107,18 @@ def test_interrupted_teacher_is_gone_on_with_by_the_next_run(distill, tmp_path, 
     assert not (teacher / "checkpoints").exists()
 
 
-def test_job_waits_for_another_that_trains_the_same_teacher(distill, tmp_path):
-    import threading
-
-    from filelock import FileLock
-
+def test_job_waits_for_another_that_trains_the_same_teacher(distill, tmp_path, monkeypatch):
     assert distill("train", "--recipe", "r50_to_r18", *EASY, "control=false")[0] == 0
     (lock_file,) = (tmp_path / "cache" / "teachers").glob("*.lock")
     lock = FileLock(lock_file, thread_local=False)
     lock.acquire()
-    threading.Timer(6.0, lock.release).start()
+    waits = [lambda: None, lock.release]  # the other job is done after the second look
+    monkeypatch.setattr(teacher_store, "time", SimpleNamespace(sleep=lambda seconds: waits.pop(0)()))
     code, _, err = distill("train", "--recipe", "r50_to_r18", *EASY, "control=false")
     assert code == 0
     assert "another job is training it" in err
     assert "is used again" in err
+    assert not waits
 
 
 def test_teacher_may_start_from_weights_of_other_classes(distill):
