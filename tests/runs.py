@@ -21,6 +21,23 @@ EVERYTHING += ["student.arguments={drop_rate: 0.3, drop_path_rate: 0.2}"]
 EQUAL = ("student.safetensors", "metrics.jsonl", "predictions.npz")
 
 
+class Killed(BaseException):
+    """What a test raises where a real kill would end the process: nothing in the code catches it."""
+
+
+def kill_at(monkeypatch, target, name: str, call: int) -> None:
+    """The call-th call of a function never comes to be, and neither does anything after it."""
+    original, calls = getattr(target, name), []
+
+    def killed(*arguments, **options):
+        calls.append(name)
+        if len(calls) == call:
+            raise Killed
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(target, name, killed)
+
+
 def contents(run: str | Path) -> dict[str, str]:
     """What must be equal, bit for bit, in two equal runs: results, metrics, and all that the last checkpoint holds."""
     found = {name: _sha256(Path(run) / name) for name in EQUAL}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
-from runs import SMALL, contents, metrics
+from runs import SMALL, Killed, contents, kill_at, metrics
 
 from distill.engine.trainer import Trainer
 from distill.errors import RecipeError
@@ -23,10 +23,6 @@ FIRST += ["teacher.overrides={data: {global_batch_size: 8}, train: {epochs: 1, w
 SAME = [*SMALL, *FIRST, f"chain=[{TINY}, {TINY}, {TINY}]", "train.max_steps=3", "run_name=run"]
 # the teacher and the assistant are tiny networks of other kinds, so that no two are mixed up
 CHAIN = [*SMALL, *FIRST, f"chain=[timm/test_resnet, timm/test_efficientnet, {TINY}]", "train.max_steps=3", "run_name=run"]
-
-
-class Killed(BaseException):
-    """What a test raises where a real kill would end the process."""
 
 
 def summary(name: str) -> dict:
@@ -85,16 +81,8 @@ def whole(tmp_path_factory) -> dict[str, str]:
 @pytest.mark.parametrize("step", [4, 7])
 def test_job_killed_in_any_link_is_gone_on_with_to_the_same_bits(step, whole, distill, monkeypatch):
     """Steps 1 and 2 are the first network's, 3 to 5 the assistant's, 6 to 8 the student's."""
-    original, calls = Trainer._save_or_stop, []
-
-    def killed(self):
-        calls.append(self.step)
-        if len(calls) == step:
-            raise Killed
-        original(self)
-
     with monkeypatch.context() as patched:
-        patched.setattr(Trainer, "_save_or_stop", killed)
+        kill_at(patched, Trainer, "_save_or_stop", step)
         with pytest.raises(Killed):
             distill("train", *SAME, "train.checkpoint_every_steps=1")
     code, _, err = distill("train", *SAME, "--resume")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from pydantic import ValidationError
-from runs import EVERYTHING, SMALL, contents, metrics
+from runs import EVERYTHING, SMALL, Killed, contents, kill_at, metrics
 
 from distill.build.pieces import Pieces, build_pieces
 from distill.build.trainer import build_trainer
@@ -89,17 +89,10 @@ def test_run_killed_and_gone_on_with_is_the_run_that_was_not(step, distill, monk
     arguments = [*SMALL[:2], *SELF, *[word for word in SMALL[2:] if not word.startswith(("teacher.", "student."))], *EVERYTHING]
     arguments = [word for word in arguments if not word.startswith("student.arguments")] + ["train.max_steps=14"]
     assert distill("train", *arguments, "run_name=whole")[0] == 0
-    original, calls = Trainer._save_or_stop, []
-
-    def killed(self):
-        calls.append(self.step)
-        if len(calls) == step:
-            raise KeyboardInterrupt
-        original(self)
-
     with monkeypatch.context() as patched:
-        patched.setattr(Trainer, "_save_or_stop", killed)
-        assert distill("train", *arguments, "run_name=cut", "train.checkpoint_every_steps=1")[0] == 130
+        kill_at(patched, Trainer, "_save_or_stop", step)
+        with pytest.raises(Killed):
+            distill("train", *arguments, "run_name=cut", "train.checkpoint_every_steps=1")
     code, _, err = distill("train", "--resume", "runs/cut")
     assert code == 0, err
     assert f"going on from step-{step - 1:08d}" in err

@@ -9,31 +9,14 @@ import signal
 from pathlib import Path
 
 import pytest
-from runs import EVERYTHING, SMALL, contents, metrics
+from runs import EVERYTHING, SMALL, Killed, contents, kill_at, metrics
 
 from distill import checkpoints, record
 from distill.engine.trainer import Trainer
 
 
-class Killed(BaseException):
-    """What a test raises where a real kill would end the process: nothing in the code catches it."""
-
-
 def status(run: str) -> dict:
     return json.loads((Path(run) / "status.json").read_text())
-
-
-def kill_at(monkeypatch, target, name: str, call: int) -> None:
-    """The call-th call of a function never comes to be, and neither does anything after it."""
-    original, calls = getattr(target, name), []
-
-    def killed(*arguments, **options):
-        calls.append(name)
-        if len(calls) == call:
-            raise Killed
-        return original(*arguments, **options)
-
-    monkeypatch.setattr(target, name, killed)
 
 
 @pytest.fixture(scope="module")

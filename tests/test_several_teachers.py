@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
-from runs import SMALL, contents
+from runs import SMALL, Killed, contents, kill_at
 from torch import Tensor
 
 from distill.engine.methods.several_teachers import Remembered, SeveralTeachers, Together
@@ -156,17 +156,10 @@ def test_run_killed_and_gone_on_with_is_the_run_that_was_not(step, whole, distil
     monkeypatch.setenv("DISTILL_CACHE", str(whole[0] / "cache"))
     for path in (whole[0] / "cache" / "answers").glob("*/view_*"):
         path.unlink()
-    original, calls = Trainer._save_or_stop, []
-
-    def killed(self):
-        calls.append(self.step)
-        if len(calls) == step:
-            raise KeyboardInterrupt
-        original(self)
-
     with monkeypatch.context() as patched:
-        patched.setattr(Trainer, "_save_or_stop", killed)
-        assert distill("train", *SEVERAL, "answers=sampled", "train.checkpoint_every_steps=1")[0] == 130
+        kill_at(patched, Trainer, "_save_or_stop", step)
+        with pytest.raises(Killed):
+            distill("train", *SEVERAL, "answers=sampled", "train.checkpoint_every_steps=1")
     code, _, err = distill("train", *SEVERAL, "answers=sampled", "--resume")
     assert code == 0, err
     assert f"going on from step-{step - 1:08d}" in err
