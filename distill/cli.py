@@ -17,7 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     on with), 130 interrupted."""
     options = parse(sys.argv[1:] if arguments is None else list(arguments))
     try:
-        options.run(options)
+        code = options.run(options) or 0  # a command whose answer is in its exit code returns that
     except StoppedError as error:
         if _is_main():
             print(f"{error}", file=sys.stderr, flush=True)
@@ -39,8 +39,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
             return 1
         raise
-    else:
-        code = 0
     _leave_processes()
     return code
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import pytest
 
-from distill.loss_cards import Argument, LossCard, default_recipe, loss_card, losses_section, recipe_value
+from distill.loss_cards import Argument, LossCard, default_recipe, loss_card, losses_section
 from distill.losses.base import DistillLoss
 from distill.losses.ce import CrossEntropy
 from distill.losses.kd import KD
