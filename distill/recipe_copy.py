@@ -19,16 +19,18 @@ from distill.recipe_yaml import printable, recipe_value, yaml_text
 _SUFFIXES = (".yaml", ".yml")
 
 
-def copy_recipe(name: str, file: str | None = None, *, whole: bool = False, force: bool = False) -> Path:
-    """Writes the recipe into the file (default: its name's last part, here) and returns where. What it extends it goes on extending; with whole it
-    extends nothing. Raises RecipeError, and writes nothing, where the copy would not say what the recipe says."""
+def copy_recipe(name: str, file: str | None = None, *, whole: bool = False, force: bool = False) -> tuple[Path, list[Path]]:
+    """Writes the recipe into the file (default: its name's last part, here). What it extends it goes on extending; with whole it extends nothing.
+
+    Returns where it is, and the files that it extends. Raises RecipeError, and writes nothing, where the copy would not say what the recipe
+    says."""
     original, path = read_draft(name), find_recipe(name)
     target = _target(original.name, file)
     refuse_place(target, force=force)
     text = read_text(path)
-    body = _merged(text, original) if whole else _extending_the_same(text, original, target)
+    body, parents = (_merged(text, original), []) if whole else _extending_the_same(text, original, target)
     write_file(target, _with_its_own_command(body, original.name, target))
-    return target
+    return target, parents
 
 
 def refuse_place(target: Path, *, force: bool) -> None:
@@ -66,9 +68,10 @@ def _merged(text: str, draft: Draft) -> str:
     return comment + yaml_text(draft.values)
 
 
-def _extending_the_same(text: str, original: Draft, target: Path) -> str:
-    """The text, as it is or else with what it extends named as it is found from everywhere. Raises RecipeError if neither says the same there."""
-    parents = [path for depth, path in original.files if depth == 1]
+def _extending_the_same(text: str, original: Draft, target: Path) -> tuple[str, list[Path]]:
+    """The text, as it is or else with what it extends named as it is found from everywhere; and what it extends there. Raises RecipeError if neither
+    says the same there."""
+    parents = _parents(original)
     problem = ""
     for candidate in (text, _naming(text, parents)):
         try:
@@ -77,12 +80,16 @@ def _extending_the_same(text: str, original: Draft, target: Path) -> str:
             problem = problem or str(error)
             continue
         if copied.values == original.values:
-            return candidate
+            return candidate, _parents(copied)
         others = [shown_path(path) for _, path in copied.files[1:] if path not in dict(map(reversed, original.files))]
         problem = problem or f"it would extend {', '.join(others)}"
     raise RecipeError(
         f"a copy at {shown_path(target)} would not say the same: {problem}\ntake another folder, or --whole to write everything into one file"
     )
+
+
+def _parents(draft: Draft) -> list[Path]:
+    return [path for depth, path in draft.files if depth == 1]
 
 
 def _naming(text: str, parents: Sequence[Path]) -> str:

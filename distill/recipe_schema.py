@@ -71,8 +71,9 @@ def _for_draft_7(node: Any) -> Any:
     if "prefixItems" in kept:
         kept["items"], *others = kept.pop("prefixItems")
         assert all(other == kept["items"] for other in others)
-    if "$ref" in kept and len(kept) > 1:
+    if "$ref" in kept:
         kept.pop("default", None)  # a whole section, whose keys have their own
+    if "$ref" in kept and len(kept) > 1:
         kept = {"allOf": [{"$ref": kept.pop("$ref")}], **kept}
     return kept
 

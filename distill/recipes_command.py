@@ -16,9 +16,8 @@ from distill.recipe import Recipe
 from distill.recipe_comments import Comment, top_comment
 from distill.recipe_files import Draft, explain, list_recipes, load_recipe, read_draft, to_yaml
 from distill.recipe_identity import leaves
-from distill.recipe_search import all_names, find_recipe, read_text, shown_path
+from distill.recipe_search import all_names, find_recipe, nearest, read_text, shown_path
 from distill.recipe_yaml import dotted, parse, printable, recipe_value
-from distill.suggestion import did_you_mean
 
 _WIDEST = 40  # letters of a column that others stand beside
 
@@ -31,8 +30,8 @@ def print_list(word: str | None = None, *, as_json: bool = False) -> None:
     rows = [_listed(name, path) for name, path in list_recipes().items()]
     chosen = [row for row in rows if word is None or word.lower() in f"{row['name']}\n{row['description']}".lower()]
     if word is not None and not chosen:
-        near = did_you_mean(word, [part for row in rows for part in (row["name"], row["name"].rpartition("/")[2])])
-        raise RecipeError(f"no recipe has {word!r} in its name or description{near}; distill recipes list says which there are")
+        near = nearest(word, [row["name"] for row in rows])
+        raise RecipeError(f"no recipe has {word!r} in its name or description{near or ';'} distill recipes list says which there are")
     if as_json:
         print(json.dumps(chosen, indent=2, ensure_ascii=False))
         return
@@ -148,16 +147,10 @@ def validate(names: Sequence[str], plugins: Sequence[str] = ()) -> None:
     from distill.job import check  # late, as the catalogue: they take seconds, and nothing else here needs them
     from distill.resolve import Catalogue
 
-    drafts, problems = {}, []
+    catalogue, problems = Catalogue(plugins), []
     for name in dict.fromkeys(names):
         try:
-            drafts[name] = read_draft(name)
-        except RecipeError as error:
-            problems.append(str(error))
-    catalogue = Catalogue(plugins)
-    for name, draft in drafts.items():
-        try:
-            check(draft, catalogue)
+            check(read_draft(name), catalogue)
             print(f"{printable(name)}: right")
         except RecipeError as error:
             problems.append(str(error))

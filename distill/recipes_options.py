@@ -64,8 +64,10 @@ def _show(options: argparse.Namespace) -> None:
 
 def _copy(options: argparse.Namespace) -> None:
     from distill.recipe_copy import copy_recipe
+    from distill.recipe_search import shown_path
 
-    print(f"wrote {copy_recipe(options.name, options.file, whole=options.whole, force=options.force)}")
+    target, parents = copy_recipe(options.name, options.file, whole=options.whole, force=options.force)
+    print(f"wrote {target}{', which extends ' if parents else ''}{', '.join(map(shown_path, parents))}")
 
 
 def _diff(options: argparse.Namespace) -> int:
