@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from distill.errors import RecipeError
 from distill.recipe_comments import top_comment
 from distill.recipe_copy import copy_recipe
 from distill.recipe_files import list_recipes, load_recipe, read_draft
+from distill.run_folders import claim_again
 
 ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = list_recipes()
@@ -367,3 +369,16 @@ def test_every_shipped_recipe_is_right(distill):
 
 def test_a_draft_knows_the_files_that_it_came_from(own):
     assert [(depth, path.name) for depth, path in read_draft("own").files] == [(0, "own.yaml"), (1, "r18_alone.yaml"), (2, "sample.yaml")]
+
+
+@pytest.mark.parametrize(
+    "text, reason",
+    [("seed: [\n", "runs/a/recipe.resolved.yaml:2: not valid YAML"), (None, "it has no recipe.resolved.yaml")],
+    ids=["broken", "missing"],
+)
+def test_a_run_whose_recipe_can_not_be_read_is_refused_with_the_reason(text, reason):
+    write("runs/a/metrics.jsonl", "{}\n")
+    if text is not None:
+        write("runs/a/recipe.resolved.yaml", text)
+    with pytest.raises(RecipeError, match=rf"its recipe can't be read: {reason}"):
+        claim_again(Path("runs"), "a", load_recipe("r18_alone"), is_fixed=True)

@@ -224,8 +224,8 @@ def _recipe(path: Path, summary: dict[str, Any]) -> Recipe:
     try:
         return Recipe.model_validate(summary["recipe"]) if "recipe" in summary else load_recipe(path)
     except ValidationError as error:
-        place, words = what_is_wrong(error)[0]
-        raise DataError(f"{path / record.SUMMARY_FILE}: its recipe can't be read: {dotted(place)}: {words}") from error
+        reasons = "; ".join(f"{dotted(place)}: {words}" for place, words in what_is_wrong(error))
+        raise DataError(f"{path / record.SUMMARY_FILE}: its recipe can't be read: {reasons}") from error
     except RecipeError as error:
         raise DataError(f"{path}: its recipe can't be read: {str(error).splitlines()[0]}") from error
 
