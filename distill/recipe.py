@@ -47,7 +47,7 @@ __all__ = [
 
 
 class Augment(Section):
-    """How training images are varied."""
+    """Random changes of each training image."""
 
     crop: Literal["none", "padded", "random_resized"] = Field("padded", description="none, padded (shift after padding) or random_resized.")
     padding: Whole = Field(2, description="Pixels added on each side before a padded crop.")

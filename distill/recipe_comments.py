@@ -14,7 +14,7 @@ class Comment(NamedTuple):
 
     command: str  # that its first line gives; empty if it gives none
     facts: dict[str, str]  # those of FACTS that it gives, the lines of each joined
-    notes: tuple[str, ...]  # all other lines
+    notes: tuple[str, ...]  # all other lines, but empty ones
 
 
 def top_comment(text: str) -> Comment:
@@ -33,7 +33,7 @@ def top_comment(text: str) -> Comment:
             facts[label] = f"{facts[label]} {line}".strip()
         else:
             label = ""
-            notes.append(line)
+            notes += [line] if line else []
     return Comment(command, facts, tuple(notes))
 
 

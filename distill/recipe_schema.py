@@ -16,6 +16,7 @@ from distill.resolve import Catalogue
 _DRAFT = "http://json-schema.org/draft-07/schema#"  # the newest that every editor's checker reads
 _NOT_MERGED = "OneOfSeveral"  # the entry of a list, which no other file can complete
 _EXTENDS = "The recipe, or the recipes, that this one builds on: a name, or a path from this file's folder. Later ones win, and this file over all."
+_LIMITS = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}
 _SCHEDULE = {"$ref": "#/$defs/Schedule"}
 
 
@@ -62,15 +63,22 @@ def recipe_schema(catalogue: Catalogue) -> dict[str, Any]:
 
 
 def _for_draft_7(node: Any) -> Any:
-    """Without titles, which repeat the key; with nothing beside a $ref, and no list whose entries differ, which draft 7 writes in another way."""
+    """Without titles, which repeat the key; with nothing beside a $ref, and no list whose entries differ, which draft 7 writes differently. The same
+    for each version of pydantic."""
     if isinstance(node, list):
         return [_for_draft_7(item) for item in node]
     if not isinstance(node, dict):
         return node
     kept = {key: _for_draft_7(value) for key, value in node.items() if not (key == "title" and isinstance(value, str))}
+    if kept.get("additionalProperties") is True:
+        del kept["additionalProperties"]
+    for limit in _LIMITS & set(kept):
+        kept[limit] = int(kept[limit]) if kept[limit] == int(kept[limit]) else kept[limit]
     if "prefixItems" in kept:
         kept["items"], *others = kept.pop("prefixItems")
         assert all(other == kept["items"] for other in others)
+    if len(kept.get("allOf", ())) == 1:
+        kept |= kept.pop("allOf")[0]
     if "$ref" in kept:
         kept.pop("default", None)  # a whole section, whose keys have their own
     if "$ref" in kept and len(kept) > 1:

@@ -16,7 +16,7 @@ from distill.recipe import Recipe
 from distill.recipe_comments import Comment, top_comment
 from distill.recipe_files import Draft, explain, list_recipes, load_recipe, read_draft, to_yaml
 from distill.recipe_identity import leaves
-from distill.recipe_search import all_names, find_recipe, nearest, read_text, shown_path
+from distill.recipe_search import all_names, find_recipe, nearest, read_text, recipe_folders, shown_path
 from distill.recipe_yaml import dotted, parse, printable, recipe_value
 
 _WIDEST = 40  # letters of a column that others stand beside
@@ -47,8 +47,10 @@ def print_list(word: str | None = None, *, as_json: bool = False) -> None:
         print("distill recipes show NAME   every value, and where it comes from\ndistill recipes copy NAME   its file, for you to change")
 
 
-def _place(row: dict[str, Any]) -> tuple[bool, str, str]:
-    return "/" in row["name"], str(Path(row["file"]).parent), row["name"]
+def _place(row: dict[str, Any]) -> tuple[int, bool, str, str]:
+    """Where it stands in the list: one's own before those that come with the package, and what is in no folder before what is in one."""
+    file = Path(row["file"])
+    return next(number for number, folder in enumerate(recipe_folders()) if folder in file.parents), "/" in row["name"], str(file.parent), row["name"]
 
 
 def _listed(name: str, path: Path) -> dict[str, Any]:
