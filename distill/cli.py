@@ -13,7 +13,7 @@ from distill.errors import DistillError, StoppedError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command and returns its exit code: 0, or 1 failed (of `recipes diff`: they differ), 2 wrong recipe or usage, 3 unusable data, 4 diverged,
+    """Runs a command and returns its exit code: 0, or 1 failed (`recipes diff`: they differ), 2 wrong recipe or usage, 3 unusable data, 4 diverged,
     75 stopped (to be gone on with), 130 interrupted."""
     options = parse(sys.argv[1:] if arguments is None else list(arguments))
     try:
