@@ -13,11 +13,11 @@ from distill.errors import DistillError, StoppedError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command and returns its exit code: 0, or 1 failed, 2 wrong recipe or usage, 3 unusable data, 4 diverged, 75 stopped (to be gone
-    on with), 130 interrupted."""
+    """Runs a command and returns its exit code: 0, or 1 failed (`recipes diff`: they differ), 2 wrong recipe or usage, 3 unusable data, 4 diverged,
+    75 stopped (to be gone on with), 130 interrupted."""
     options = parse(sys.argv[1:] if arguments is None else list(arguments))
     try:
-        options.run(options)
+        code = options.run(options) or 0  # a command whose answer is in its exit code returns that
     except StoppedError as error:
         if _is_main():
             print(f"{error}", file=sys.stderr, flush=True)
@@ -39,8 +39,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
             return 1
         raise
-    else:
-        code = 0
     _leave_processes()
     return code
 

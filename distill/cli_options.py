@@ -10,6 +10,7 @@ from collections.abc import Callable
 from distill import __version__, commands
 from distill.evaluating.options import EVAL_HELP, add_eval_options
 from distill.handover import options as handover
+from distill.recipes_options import add_recipes
 
 _OWN = "your own losses, models or data sources; may be repeated"
 _TRAIN_HELP = """\
@@ -89,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_compare(parsers)
     add_eval_options(_add(parsers, "eval", commands.evaluate, "one network in detail, or two on the same pictures", epilog=EVAL_HELP))
     _add_handover(parsers)
+    add_recipes(parsers, _add)
     _add_losses(parsers)
     _add_models(parsers)
     _add_cache(parsers)

@@ -54,18 +54,11 @@ def _train(options: argparse.Namespace) -> None:
     catalogue = _catalogue(options)
     recipe = check(draft, catalogue)
     if options.dry_run:
-        _show(draft, recipe)
+        from distill.recipes_command import print_values
+
+        print_values(draft, recipe)
     else:
         run_job(draft, recipe, catalogue, resume=bool(options.resume), run=run)
-
-
-def _show(draft, recipe) -> None:
-    from distill.recipe_files import explain
-
-    rows = [(path, str(value), str(origin)) for path, value, origin in explain(draft, recipe)]
-    widths = [max(len(row[column]) for row in rows) for column in range(2)]
-    for path, value, origin in rows:
-        print(f"{path:<{widths[0]}}  {value:<{min(40, widths[1])}}  {origin}")
 
 
 def compare(options: argparse.Namespace) -> None:

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from distill.losses.base import DistillLoss
+from distill.recipe_yaml import recipe_value
 
 LABELS = ("Kind", "Inputs", "Equation", "Paper", "Weights", "Labels", "Cost")
 FLAGS = ("needs_teacher", "batch_coupled", "needs_labels", "needs_all_logits", "takes_soft_labels")
 _LABEL = re.compile(rf"({'|'.join(LABELS)}):\s*(.*)")
 _END_OF_SENTENCE = re.compile(r"(?<!\bal)(?<!\be\.g)(?<!\bi\.e)(?<!\bvs)[.!?](?=\s+[^a-z])")
-_PLAIN_TEXT = re.compile(r"(?!(?:true|false|null|yes|no|on|off)\Z)[A-Za-z_][\w./-]*\Z", re.ASCII | re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -56,19 +56,6 @@ def loss_card(name: str, cls: type[DistillLoss]) -> LossCard:
     flags = {flag: bool(getattr(cls, flag)) for flag in FLAGS}
     words = {label.lower(): fields.get(label, "") for label in LABELS}
     return LossCard(name=name, summary=summary, notes=notes, arguments=tuple(_arguments(cls)), **words, **flags)
-
-
-def recipe_value(value: Any) -> str:
-    """A value as one writes it in a recipe, on one line: [layer3, layer4], true, null, 0.5."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, str):
-        return value if _PLAIN_TEXT.match(value) else "'" + value.replace("'", "''") + "'"
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(recipe_value, value))}]"
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{recipe_value(key)}: {recipe_value(item)}" for key, item in value.items()) + "}"
-    return str(value)
 
 
 def default_recipe(card: LossCard) -> str:

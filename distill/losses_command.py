@@ -14,10 +14,10 @@ from rich.text import Text
 
 from distill.build.arguments import check_arguments
 from distill.errors import DistillError, RecipeError
-from distill.loss_cards import LossCard, default_recipe, loss_card, losses_section, recipe_value
+from distill.loss_cards import LossCard, default_recipe, loss_card, losses_section
 from distill.losses.base import DistillLoss
 from distill.recipe_search import list_recipes, read_text, shown_path
-from distill.recipe_yaml import parse, plain_values
+from distill.recipe_yaml import parse, plain_values, recipe_value
 from distill.resolve import Catalogue, import_plugin, snake_case, subclasses
 
 KINDS = {

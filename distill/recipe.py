@@ -47,7 +47,7 @@ __all__ = [
 
 
 class Augment(Section):
-    """How training images are varied."""
+    """Random changes of each training image."""
 
     crop: Literal["none", "padded", "random_resized"] = Field("padded", description="none, padded (shift after padding) or random_resized.")
     padding: Whole = Field(2, description="Pixels added on each side before a padded crop.")
@@ -101,7 +101,7 @@ class Recipe(Section):
     answers: Literal["mean", "weighted", "sampled"] = Field("mean", description="What several teachers answer: mean, weighted or sampled.")
     student: Student = Field(description="The network that learns.")
     chain: list[Text] | None = Field(None, description="Teacher, assistants and student, each of which learns from the one before; null for none.")
-    losses: dict[Label, LossEntry] = Field(min_length=1, description="Label -> one term of the loss.")
+    losses: dict[Label, LossEntry] = Field(min_length=1, description="Label -> one term of the loss; null removes an inherited one.")
     control: StrictBool = Field(False, description="Also train the student alone, as a run of its own.")
     data: Data = Field(description="Which images, and how they are varied.")
     train: Train = Field(description="How long and with which optimizer.")

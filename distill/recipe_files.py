@@ -1,8 +1,9 @@
 """From a name to a Recipe: finds the file, merges what it extends and what is overridden, and knows where each value was written."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
@@ -20,6 +21,7 @@ __all__ = [
     "Draft",
     "Problem",
     "differences",
+    "draft_as_if",
     "explain",
     "find_recipe",
     "fingerprint",
@@ -39,6 +41,7 @@ class Draft(NamedTuple):
     name: str
     tree: Node
     problems: tuple[Problem, ...] = ()
+    files: tuple[tuple[int, Path], ...] = ()  # that were read: 0 and the recipe itself, 1 and what it extends, 2 and what that extends, ...
 
     @property
     def values(self) -> dict[str, Any]:
@@ -86,12 +89,20 @@ class Draft(NamedTuple):
 
 def read_draft(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Draft:
     """Returns what a recipe, the files it extends and the overrides say together; RecipeError where a file can't be read."""
-    path = find_recipe(name_or_path)
-    reader = _Reader(path)
-    draft = Draft(name_of(path), reader.read(path), tuple(reader.problems))
+    draft = _read(find_recipe(name_or_path))
     for override in overrides:
         draft = _override(draft, override)
     return draft
+
+
+def draft_as_if(text: str, path: Path) -> Draft:
+    """Returns what a file with this text would say if it lay there. Raises RecipeError where it could not be read there."""
+    return _read(path, {real_path(path): text})
+
+
+def _read(path: Path, texts: Mapping[Path, str] = MappingProxyType({})) -> Draft:
+    reader = _Reader(path, texts)
+    return Draft(name_of(path), reader.read(path), tuple(reader.problems), tuple(reader.files))
 
 
 def draft_of(recipe: Recipe, overrides: Sequence[str] = ()) -> Draft:
@@ -151,30 +162,32 @@ def _without(node: Node, path: Sequence[str]) -> Node:
 class _Reader:
     """Reads a recipe and what it extends, from that recipe's own folder and the recipe folders only."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, texts: Mapping[Path, str]):
+        """texts: what is read in place of these files, which need not be there."""
+        self.texts = texts
         self.roots = [real_path(path).parent, *(real_path(folder) for folder in recipe_folders())]
         self.problems: list[Problem] = []
-        self.files_read = 0
+        self.files: list[tuple[int, Path]] = []
 
     def read(self, path: Path, chain: tuple[Path, ...] = ()) -> Node:
         """Returns the values of a file on top of those of the files that it extends; `chain` leads from the first file to this one."""
         path = real_path(path)
+        self.files.append((len(chain), path))
         own = self._parsed(path)
         parents = own.value.pop("extends", None)
         tree = Node({}, own.origin)
         for name, origin in self._parents(parents):
-            parent = self._find(name, path, origin)
+            parent = self.find(name, path, origin)
             if parent in (*chain, path):
                 refuse("extends", f"goes in a circle: {' -> '.join(map(shown_path, (*chain, path, parent)))}", origin)
-            self.files_read += 1
-            if len(chain) >= MAX_EXTENDS or self.files_read > MAX_FILES:
+            if len(chain) >= MAX_EXTENDS or len(self.files) > MAX_FILES:
                 refuse("extends", f"goes through more than {MAX_EXTENDS} levels or {MAX_FILES} files", origin)
             tree = merge(tree, self.read(parent, (*chain, path)))
         return merge(tree, own)._replace(origin=own.origin)
 
     def _parsed(self, path: Path) -> Node:
         shown = shown_path(path)
-        node, problems = parse(read_text(path), lambda line: f"{shown}:{line}")
+        node, problems = parse(self.texts[path] if path in self.texts else read_text(path), lambda line: f"{shown}:{line}")
         # a parent's name that can't be read is null by now, which is not what is wrong with it
         if problems and (node is None or any(problem.path.partition(".")[0] == "extends" for problem in problems)):
             raise RecipeError("\n".join(map(str, problems)))
@@ -193,12 +206,12 @@ class _Reader:
                 refuse("extends", f"must be a recipe's name or a list of names, got {shown_value(plain_values(item))}", item.origin)
         return [(item.value, item.origin) for item in items]
 
-    def _find(self, name: str, extending: Path, origin: str) -> Path:
+    def find(self, name: str, extending: Path, origin: str) -> Path:
         suffix = "" if name.endswith((".yaml", ".yml")) else ".yaml"
         places = [real_path(folder / (name + suffix)) for folder in (extending.parent, *recipe_folders())]
         # by real path, so that neither .. nor a symbolic link leads a stranger's recipe to other files
         allowed = [place for place in places if any(place.is_relative_to(root) for root in self.roots)]
-        found = [place for place in allowed if is_file(place)]
+        found = [place for place in allowed if place in self.texts or is_file(place)]
         is_outside = not allowed or any(map(is_file, places))
         if Path(name).is_absolute() or name.startswith("~") or (is_outside and not found):
             refuse("extends", f"{shown_value(name)} is outside this recipe's folder and the recipe folders", origin)
@@ -207,10 +220,10 @@ class _Reader:
         return found[0]
 
 
-def explain(draft: Draft, recipe: Recipe) -> list[tuple[str, Any, str]]:
-    """Returns (path, value, origin) of everything in the recipe, defaults included."""
+def explain(draft: Draft, recipe: Recipe, *, changed_only: bool = False) -> list[tuple[str, Any, str]]:
+    """Returns (path, value, origin) of everything in the recipe, or of what is not as it is by default."""
     rows = []
-    for path, value in leaves(recipe.model_dump(mode="json")):
+    for path, value in leaves(recipe.model_dump(mode="json", exclude_defaults=changed_only)):
         place = _written_at(path, draft.tree.value.get("chain"))
         along = nodes_along(draft.tree, place)
         rows.append((dotted(path), value, along[-1].origin if len(along) > len(place) else "default"))

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
-from distill.recipe_types import Arguments, NotNegative, Number, Positive, Section, Text, must
+from distill.recipe_types import Arguments, NotNegative, Number, Positive, Section, Text, in_schema, must
 
 _AUTO = re.compile(r"auto\(\s*([0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?)\s*\)")
 
@@ -50,7 +50,9 @@ def _kind_of_weight(weight: Any) -> str:
     return "[schedule]" if isinstance(weight, Mapping | Schedule) else "[number]"
 
 
-_Auto = Annotated[str, must(auto_ratio, "must be auto(R) with R above 0, such as auto(0.5)")]
+_Auto = Annotated[
+    str, must(auto_ratio, "must be auto(R) with R above 0, such as auto(0.5)"), in_schema(pattern=f"^{_AUTO.pattern}$", examples=["auto(0.5)"])
+]
 _Ends = must(lambda schedule: min(schedule.ends) >= 0, "must not become negative: start and end must be 0 or more", AfterValidator)
 Weight = Annotated[
     Annotated[NotNegative, Tag("[number]")] | Annotated[_Auto, Tag("[auto]")] | Annotated[Schedule, _Ends, Tag("[schedule]")],

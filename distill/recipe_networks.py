@@ -4,7 +4,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StrictBool, ValidationInfo, field_validator
 
-from distill.recipe_types import Arguments, Count, Norm, Number, Pixels, Positive, Section, Text, UpToOne, numbers
+from distill.recipe_types import Arguments, Count, Norm, Number, Pixels, Positive, Section, Text, UpToOne, in_schema, numbers
+
+_THREE = in_schema(minItems=3, maxItems=3)
 
 
 class Network(Section):
@@ -16,8 +18,8 @@ class Network(Section):
     arguments: Arguments = Field({}, description="Further arguments for the model's constructor.")
     features: dict[str, Text] = Field({}, description="Feature name, such as layer3 -> module path, where another stage is meant.")
     weights: Text | None = Field(None, description="A file, a run folder or a published name; null for random weights.")
-    mean: Annotated[list[Number], numbers(3)] | None = Field(None, description="Mean per channel; null for the data's own.")
-    std: Annotated[list[Positive], numbers(3)] | None = Field(None, description="Spread per channel; null for the data's own.")
+    mean: Annotated[list[Number], numbers(3), _THREE] | None = Field(None, description="Mean per channel; null for the data's own.")
+    std: Annotated[list[Positive], numbers(3), _THREE] | None = Field(None, description="Spread per channel; null for the data's own.")
 
 
 class Student(Network):

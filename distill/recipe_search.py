@@ -2,6 +2,8 @@
 
 import os
 import re
+from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import NoReturn
 
@@ -56,8 +58,16 @@ def find_recipe(name_or_path: str | Path) -> Path:
     if is_file(Path(name) / RESOLVED):
         return Path(name) / RESOLVED
     names, stem = list(list_recipes()), name.removesuffix(".yaml")
-    known = f"recipes: {', '.join(names)}" if names else "no recipes were found in ./recipes"
-    raise RecipeError(f"there is no recipe or file {shown_value(name)}{did_you_mean(stem, names)} ({known})")
+    is_folder = os.path.isdir(name)  # noqa: PTH112 (Path.is_dir raises for names that are too long)
+    what = f", and this folder is no run's: it has no {RESOLVED}" if is_folder else nearest(stem, names)
+    raise RecipeError(f"there is no recipe or file {shown_value(name)}{what} (distill recipes list says which there are)")
+
+
+def nearest(word: str, names: Iterable[str]) -> str:
+    """Returns the hint at the recipe that was meant, also where only the last part of its name was given; else an empty text."""
+    last = {name.rpartition("/")[2]: name for name in names}
+    close = get_close_matches(word, last, 1)
+    return did_you_mean(word, names) or (f"; did you mean {last[close[0]]!r}?" if close else "")
 
 
 def list_recipes() -> dict[str, Path]:

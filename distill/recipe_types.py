@@ -43,8 +43,14 @@ def numbers(length: int) -> Any:
     return must(fit, words, BeforeValidator)
 
 
+def in_schema(**keywords: Any) -> Any:
+    """Returns what adds to the JSON schema a limit that only a validator of ours knows."""
+    return Field(json_schema_extra=keywords)
+
+
 RISING = must(lambda values: list(values) == sorted(values), "must be in increasing order")
 DISTINCT = must(lambda values: len(set(values)) == len(values), "must not hold a value twice")
+_LABEL = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _FOLDER = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 Number, NotNegative, Positive = number(float), number(float, ge=0), number(float, gt=0)
@@ -55,15 +61,19 @@ Whole, Count, Pixels = number(int, ge=0, le=_MOST), number(int, ge=1, le=_MOST),
 Seed = number(int, ge=0, lt=2**63)
 Text = Annotated[str, Field(min_length=1)]
 Arguments = dict[str, Annotated[Any, AfterValidator(_plain)]]
-Label = Annotated[str, must(re.compile(r"[A-Za-z_][A-Za-z0-9_]*").fullmatch, "must be letters, digits and _, and not begin with a digit")]
-RunName = Annotated[str, must(_FOLDER.fullmatch, "must be 1 to 100 letters, digits and . _ - (no .., and first a letter or digit)")]
+Label = Annotated[str, must(_LABEL.fullmatch, "must be letters, digits and _, and not begin with a digit"), in_schema(pattern=f"^{_LABEL.pattern}$")]
+RunName = Annotated[
+    str,
+    must(_FOLDER.fullmatch, "must be 1 to 100 letters, digits and . _ - (no .., and first a letter or digit)"),
+    in_schema(pattern=f"^{_FOLDER.pattern}$"),
+]
 Scale = Annotated[tuple[UpToOne, UpToOne], numbers(2), RISING]
 Ratio = Annotated[tuple[Positive, Positive], numbers(2), RISING]
-Milestones = Annotated[list[Inside], RISING, DISTINCT]
+Milestones = Annotated[list[Inside], RISING, DISTINCT, in_schema(uniqueItems=True)]
 Norm = Literal["batch", "sync", "group", "frozen"]
 Precision = Literal["auto", "fp32", "bf16", "fp16", "fp64"]
 Method = Literal["distill", "ema_teacher", "mutual"]
-Tracking = Annotated[list[Literal["tensorboard", "trackio", "wandb", "mlflow"]], DISTINCT]
+Tracking = Annotated[list[Literal["tensorboard", "trackio", "wandb", "mlflow"]], DISTINCT, in_schema(uniqueItems=True)]
 
 
 class Section(BaseModel, extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False):

@@ -1,7 +1,7 @@
 """YAML text to plain values that know where they were written, and back; within limits, and never running anything."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import yaml
@@ -22,6 +22,7 @@ _SCALARS: dict[str, tuple[re.Pattern[str], Callable[[str], Any]]] = {
     ),
     "str": (re.compile(r"[^\0\x85\ud800-\udfff]*\Z"), str),  # escapes can write what no file name, or no YAML file, keeps
 }
+_PLAIN_TEXT = re.compile(r"(?!(?:true|false|null|yes|no|on|off)\Z)[A-Za-z_][\w./-]*\Z", re.ASCII | re.IGNORECASE)
 _WILDCARD = {None: [(_TAG + kind, _SCALARS[kind][0]) for kind in ("null", "bool", "int", "float")]}
 
 
@@ -178,6 +179,24 @@ class _Dumper(yaml.SafeDumper):
         return super().represent_sequence(tag, sequence, flow_style=True)
 
 
+def yaml_text(values: Mapping[str, Any]) -> str:
+    """Returns plain values as YAML that reads back as the same values."""
+    return yaml.dump(dict(values), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+
+
 def to_yaml(recipe: Recipe) -> str:
     """Returns the recipe with all its defaults as YAML that loads to an equal recipe."""
-    return yaml.dump(recipe.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+    return yaml_text(recipe.model_dump(mode="json"))
+
+
+def recipe_value(value: Any) -> str:
+    """A value as one writes it in a recipe, on one line: [layer3, layer4], true, null, 0.5."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, str):
+        return value if _PLAIN_TEXT.match(value) else "'" + value.replace("'", "''") + "'"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(recipe_value, value))}]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{recipe_value(key)}: {recipe_value(item)}" for key, item in value.items()) + "}"
+    return str(value)

@@ -83,7 +83,7 @@ def claim_again(runs_dir: Path, base_name: str, recipe: Recipe, *, is_fixed: boo
         if is_finished(path):
             raise FinishedError(path)
     if is_fixed and is_unfinished(paths[0]):
-        listed = "\n  ".join(changes(paths[0], recipe) or ["its recipe can't be read"])
+        listed = "\n  ".join(changes(paths[0], recipe) or [f"its recipe can't be read: {_why_not(paths[0])}"])
         raise RecipeError(f"{paths[0]} was begun with another recipe, so it can't be gone on with:\n  {listed}\nset run_name=OTHER for a new run")
     return None
 
@@ -162,6 +162,15 @@ def changes(path: Path, recipe: Recipe) -> list[str] | None:
         return differences(load_recipe(path), recipe) if (path / record.RECIPE_FILE).is_file() else None
     except RecipeError:
         return None
+
+
+def _why_not(path: Path) -> str:
+    """Why the recipe of the folder's run can't be read."""
+    try:
+        load_recipe(path)
+    except RecipeError as error:
+        return str(error).splitlines()[0]
+    return f"it has no {record.RECIPE_FILE}"
 
 
 def _is_held(path: Path) -> bool:

@@ -20,9 +20,10 @@ sys.path.insert(0, str(ROOT))
 
 from scipy.stats import t as student_t  # noqa: E402
 
-from distill.loss_cards import LossCard, default_recipe, loss_card, losses_section, recipe_value  # noqa: E402
+from distill.loss_cards import LossCard, default_recipe, loss_card, losses_section  # noqa: E402
 from distill.losses_command import KINDS, needs  # noqa: E402
 from distill.recipe_files import load_recipe  # noqa: E402
+from distill.recipe_yaml import recipe_value  # noqa: E402
 from distill.resolve import Catalogue  # noqa: E402
 
 PAGE, RESULTS, COST = (ROOT / "docs" / name for name in ("losses.md", "losses_results.jsonl", "losses_cost.json"))

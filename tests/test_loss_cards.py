@@ -7,11 +7,11 @@ from typing import Any, Literal
 
 import pytest
 
-from distill.loss_cards import Argument, LossCard, default_recipe, loss_card, losses_section, recipe_value
+from distill.loss_cards import Argument, LossCard, default_recipe, loss_card, losses_section
 from distill.losses.base import DistillLoss
 from distill.losses.ce import CrossEntropy
 from distill.losses.kd import KD
-from distill.recipe_yaml import parse, plain_values
+from distill.recipe_yaml import parse, plain_values, recipe_value
 
 if typing.TYPE_CHECKING:
     from nowhere import Unknown

@@ -85,14 +85,22 @@ UNKNOWN = ["imagenet/r50_to_r81", "r50_to_r18", "nothing", "", "a\0b", "x" * 500
 
 
 @pytest.mark.parametrize("name", UNKNOWN)
-def test_unknown_name_is_refused_with_what_exists(name: str):
-    with pytest.raises(RecipeError, match=r"there is no recipe or file .*recipes: imagenet/r50_to_r18"):
+def test_unknown_name_is_refused_with_where_to_look(name: str):
+    with pytest.raises(RecipeError, match=r"there is no recipe or file .* \(distill recipes list says which there are\)"):
         find_recipe(name)
 
 
 def test_unknown_name_gets_the_nearest_recipe():
     with pytest.raises(RecipeError, match="did you mean 'imagenet/r50_to_r18'"):
         find_recipe("r50_to_r18")
+
+
+def test_last_part_of_a_name_is_enough_for_the_hint():
+    write("recipes/losses/kd.yaml", BASE)
+    with pytest.raises(RecipeError, match="did you mean 'losses/kd'"):
+        find_recipe("kd")
+    with pytest.raises(RecipeError, match="did you mean 'losses/kd'"):
+        find_recipe("kdd.yaml")
 
 
 def test_part_is_not_a_recipe():
