@@ -83,6 +83,18 @@ def test_recipe_is_what_its_name_says(name):
         assert own.keys() == {"extends", "description", "losses"}, "a variant changes nothing but the losses"
 
 
+@pytest.mark.parametrize("folder", PAIRS)
+def test_losses_of_one_name_differ_in_numbers_only(folder):
+    # so that it is enough to run them on one pair (test_recipes.py)
+    seen: dict[tuple[str, str], set] = {}
+    for name, match in VARIANTS.items():
+        if match["folder"] == folder:
+            for label, entry in load_recipe(FILES[name]).losses.items():
+                arguments = {key: value for key, value in (entry.model_extra or {}).items() if not isinstance(value, int | float)}
+                seen.setdefault((match["rest"], label), set()).add(repr((sorted(entry.model_extra or {}), arguments, type(entry.weight).__name__)))
+    assert {key: kinds for key, kinds in seen.items() if len(kinds) > 1} == {}
+
+
 @pytest.mark.parametrize("name", [name for name in FILES if name.endswith("_alone")])
 def test_network_alone_is_what_its_name_says(name):
     recipe, network = load_recipe(FILES[name]), name.partition("/")[2].removesuffix("_alone")
