@@ -68,7 +68,7 @@ the same epoch (`Epoch` below).
 ## Teachers
 - ImageNet: torchvision's weights, fetched once and checked by their hash. `IMAGENET1K_V1` are those that papers have (ResNet-34 73.31, ResNet-50
   76.13, ResNet-101 77.37); `imagenet/r50_to_r18_patient` has `IMAGENET1K_V2` (80.86). Others go into `teacher.weights`. Before anything is trained
-  the teacher is scored and held against `claimed_top1`.
+  the teacher is scored on val and held against `claimed_top1`. Val is of the training pictures, which it has seen, so that it scores higher there.
 - CIFAR-100: nobody's weights are fetched. `cifar100/resnet56_alone` and so on train the teacher here, once, and it is kept for all students. Teachers
   of the papers: ResNet-56 72.34, ResNet-110 74.31, ResNet-32x4 79.42. Look at yours before you look at the student.
 
