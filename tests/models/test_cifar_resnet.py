@@ -208,14 +208,14 @@ def test_name_that_is_nearly_one_of_theirs_is_pointed_to_it():
 def test_weights_go_to_a_file_and_back(tmp_path):
     model, other = (CIFAR_RESNETS["resnet8"](num_classes=7) for _ in range(2))
     model(IMAGES)
-    save_weights(model, tmp_path / "a.safetensors")
+    save_weights(model.state_dict(), tmp_path / "a.safetensors")
     load_weights(other, "resnet8", str(tmp_path / "a.safetensors"), num_classes=7)
     assert torch.equal(model.eval()(IMAGES), other.eval()(IMAGES))
 
 
 @pytest.mark.parametrize("shortcut", ["projection", "padding"])
 def test_weights_of_another_depth_are_recognised_whatever_their_shortcuts(shortcut, tmp_path):
-    save_weights(CIFAR_RESNETS["resnet14"](num_classes=7, shortcut=shortcut), tmp_path / "a.safetensors")
+    save_weights(CIFAR_RESNETS["resnet14"](num_classes=7, shortcut=shortcut).state_dict(), tmp_path / "a.safetensors")
     with pytest.raises(DataError, match=r"these are resnet14 weights: set teacher\.model=resnet14"):
         load_weights(CIFAR_RESNETS["resnet8"](num_classes=7), "resnet8", str(tmp_path / "a.safetensors"), num_classes=7)
     with pytest.raises(DataError, match="these are resnet14 weights"):
@@ -223,7 +223,7 @@ def test_weights_of_another_depth_are_recognised_whatever_their_shortcuts(shortc
 
 
 def test_weights_of_the_other_shortcut_are_refused_by_the_names_that_differ(tmp_path):
-    save_weights(CIFAR_RESNETS["resnet8"](num_classes=7), tmp_path / "a.safetensors")
+    save_weights(CIFAR_RESNETS["resnet8"](num_classes=7).state_dict(), tmp_path / "a.safetensors")
     padding = CifarResNet(1, 16, 16, num_classes=7, shortcut="padding")
     with pytest.raises(DataError, match=r"not in the network .*layer2\.0\.downsample\.0\.weight") as refused:
         load_weights(padding, "resnet8", str(tmp_path / "a.safetensors"), num_classes=7)
