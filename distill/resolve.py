@@ -23,8 +23,7 @@ import distill.losses
 from distill.data.sources.base import DataSource
 from distill.errors import RecipeError
 from distill.losses.base import DistillLoss
-from distill.models.resnet import RESNETS
-from distill.models.zoo import Builders
+from distill.models.zoo import OWN, Builders
 
 _BASES = {"losses": DistillLoss, "sources": DataSource, "models": nn.Module}
 _WORDS = {"losses": "loss", "sources": "data source", "models": "model"}
@@ -39,8 +38,8 @@ class Catalogue:
         """plugins: files or modules that the user named. Raises RecipeError if one can't be used or two places claim one name."""
         self.plugins = list(dict.fromkeys(plugins))
         self._places: dict[str, dict[str, tuple[str, Callable[[], type]]]] = {kind: {} for kind in _BASES}
-        for name in RESNETS:
-            self._add("models", name, "distill.models.resnet", lambda name=name: RESNETS[name])
+        for name in OWN:
+            self._add("models", name, "distill.models", lambda name=name: OWN[name])
         for kind, package in _PACKAGES.items():
             for module in pkgutil.iter_modules(package.__path__):
                 if module.name != "base" and not module.name.startswith("_"):
@@ -58,7 +57,7 @@ class Catalogue:
     @property
     def models(self) -> Builders:
         """What builds each network that is not ours, for `models.zoo.create_model`."""
-        return {name: functools.partial(_build, load) for name, (_, load) in self._places["models"].items() if name not in RESNETS}
+        return {name: functools.partial(_build, load) for name, (_, load) in self._places["models"].items() if name not in OWN}
 
     def get(self, kind: str, name: str) -> type:
         """The class. Raises RecipeError with the nearest name if there is none."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
-from distill.models.blocks import BasicBlock, Bottleneck, NormLayer, conv1x1, conv3x3
+from distill.models.blocks import BasicBlock, Bottleneck, NormLayer, conv1x1, conv3x3, initialise
 
 STEMS = ("imagenet", "small")
 
@@ -58,7 +58,7 @@ class ResNet(nn.Module):
         self.layer4 = self._make_layer(block, 512, layers[3], stride=2, dilate=dilate[2])
         self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
         self.fc = nn.Linear(512 * block.expansion, num_classes)
-        self._initialise(zero_init_residual)
+        initialise(self, zero_init_residual)
 
     def _make_layer(
         self, block: type[BasicBlock] | type[Bottleneck], planes: int, blocks: int, stride: int = 1, dilate: bool = False
@@ -77,21 +77,6 @@ class ResNet(nn.Module):
         self.inplanes = out_planes
         stage += [block(out_planes, planes, 1, None, *common, self.dilation, self._norm_layer) for _ in range(blocks - 1)]
         return nn.Sequential(*stage)
-
-    def _initialise(self, zero_init_residual: bool) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            elif isinstance(module, nn.BatchNorm2d | nn.GroupNorm):
-                nn.init.ones_(module.weight)
-                nn.init.zeros_(module.bias)
-        if not zero_init_residual:
-            return
-        for module in self.modules():  # a zero last norm makes each block an identity at the start
-            if isinstance(module, Bottleneck):
-                nn.init.zeros_(module.bn3.weight)
-            elif isinstance(module, BasicBlock):
-                nn.init.zeros_(module.bn2.weight)
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.maxpool(self.relu(self.bn1(self.conv1(images))))  # [N, 64, H / 4, W / 4]; H, W with the small stem
