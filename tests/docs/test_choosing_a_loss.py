@@ -10,7 +10,7 @@ import torch
 
 from distill.losses.dist import correlation
 from distill.losses.dkd import dkd
-from distill.losses.ls_kd import LSKD
+from distill.losses.ls_kd import LogitStandardisedKD
 from distill.resolve import Catalogue
 from distill.structures import Batch, Outputs
 
@@ -85,7 +85,7 @@ def test_losses_that_are_named_for_a_need_are_those_that_have_it(sentence, flag)
 def test_three_losses_say_nothing_of_the_two_logits_of_a_picture():
     student, labels = torch.tensor([[2.0, -1.0], [1.0, 4.0]]), torch.tensor([0, 1])
     unsure, sure = torch.tensor([[0.5, 0.0], [0.0, 0.5]]), torch.tensor([[9.0, 0.0], [0.0, 9.0]])  # the same classes, otherwise unlike
-    loss = LSKD()
+    loss = LogitStandardisedKD()
     values = [loss(Outputs(student, {}), Outputs(teacher, {}), Batch(None, labels, None, None)) for teacher in (unsure, sure)]
     torch.testing.assert_close(values[0], values[1], atol=1e-4, rtol=0)
     assert correlation(student.softmax(dim=1), sure.softmax(dim=1)) == pytest.approx([1.0, 1.0], abs=1e-3)
