@@ -17,7 +17,7 @@ sys.path.insert(0, str(ROOT))
 import distill  # noqa: E402
 
 project = "distill"
-copyright = "the distill authors; Apache-2.0"  # noqa: A001
+copyright = "the distill authors; Apache-2.0"
 version = release = distill.__version__
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
 source_suffix = {".md": "markdown"}
