@@ -25,6 +25,7 @@ exclude_patterns = ["examples"]
 nitpicky = True
 nitpick_ignore_regex = [("py:.*", ".*")]  # types in signatures: torch's and Python's own pages are on the network, which a build does not use
 myst_heading_anchors = 6
+smartquotes = False  # what stands between quotes is often to be typed
 html_theme = "furo"
 html_title = "distill"
 html_static_path = ["site.css"]

@@ -65,7 +65,7 @@ def page_folder(tmp_path, monkeypatch):
 
 def furnish(folder: Path, text: str, trained: Path) -> None:
     """Puts there what a page speaks of as the reader's own."""
-    if "pictures" in text or "FOLDER" in text:
+    if "picture" in text or "FOLDER" in text:
         make_pictures(folder / "pictures")
         (folder / "FOLDER").symlink_to("pictures")
     if "picture.png" in text:
