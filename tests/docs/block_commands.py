@@ -113,6 +113,8 @@ def _push(words: list[str], distill: Distill) -> None:
 def _launch(words: list[str], distill: Distill) -> None:
     parse = torch.distributed.run.parse_args if words[0] == "torchrun" else accelerate.commands.launch.launch_command_parser().parse_args
     options = _parsed(parse, words[1:] if words[0] == "torchrun" else words[2:])
+    config = getattr(options, "config_file", None)
+    require(config is None or (ROOT / config).is_file(), f"there is no {config}")
     _script(options.training_script, options.training_script_args, distill)
 
 
