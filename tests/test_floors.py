@@ -71,6 +71,7 @@ FLOORS = {
     "distill.preparation": 6,
     "distill.teacher_store": 6,
     "distill.job": 6,
+    "distill.machines": 6,
     "distill.losses_command": 6,
     "distill.models_command": 6,
     "distill.data_check_command": 6,

@@ -34,7 +34,7 @@ def kubeflow_command() -> str:
 def shell_lines(shell: str) -> list[str]:
     """Its lines that call distill, each with what it continues in."""
     lines = (line.strip().removeprefix("#") for line in re.sub(r"\\\n[#\s]*", " ", shell).splitlines())
-    return [" ".join(shlex.split(line, comments=True)) for line in lines if _DISTILL.search(line) and line.split()[0] not in ("A", "#")]
+    return [" ".join(shlex.split(line, comments=True)) for line in lines if _DISTILL.search(line)]
 
 
 def commands() -> list[str]:
@@ -47,9 +47,7 @@ def commands() -> list[str]:
 
 def arguments_of(command: str) -> list[str]:
     """What distill itself is given, as `distill` takes it."""
-    before, called, after = command.partition(_DISTILL.search(command)[0])
-    assert before is not None
-    return ["train", *shlex.split(after)] if called else []
+    return ["train", *shlex.split(command[_DISTILL.search(command).end() :])]
 
 
 @pytest.mark.parametrize("command", commands())

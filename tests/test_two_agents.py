@@ -66,15 +66,14 @@ def finish(processes: list[subprocess.Popen]) -> list[str]:
 
 
 def test_machine_that_is_lost_costs_what_came_after_the_last_checkpoint(whole):
-    """As with the power of one of two machines: nothing there can save, and the other ends by itself. Then the same command is given again on both."""
+    """As when a machine loses its power: nothing there can save, and the other ends by itself. Then both are given the same command again."""
     ours, other = agents()
     wait_for_checkpoint()
-    for pid in [other.pid, *children(other.pid)]:
+    for pid in [*children(other.pid), other.pid]:
         os.kill(pid, signal.SIGKILL)
     finish([other, ours])
     assert ours.returncode not in (0, None)
     assert status("run")["state"] != "finished", "the run was over before anything was killed"
-    Path("pid-1").unlink()
     ours, other = agents()
     said = finish([ours, other])
     assert (ours.returncode, other.returncode) == (0, 0), said
