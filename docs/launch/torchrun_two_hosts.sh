@@ -1,8 +1,8 @@
 #!/bin/bash
 # The same line on every host, in any order: bash docs/launch/torchrun_two_hosts.sh FIRST_HOST
 # FIRST_HOST is a name or address of one of them that all can reach. From the folder of the checkout, which all hosts must see at the same path,
-# with runs/ in it. A process for each GPU. A process that dies is started again with all others, three times; a host that dies may be started again
-# with the same line within 10 minutes, unless it was FIRST_HOST: then start the line on all of them. The run goes on from its last checkpoint.
+# with runs/ in it. A process for each GPU. A process that dies is started again with all others, three times; after a host has died, start the line
+# again on all of them. The run goes on from its last checkpoint.
 set -e
 first_host=${1:?which host do the others meet at?}
 
