@@ -19,6 +19,7 @@ from distill.engine.costs import Costs
 from distill.engine.runtime import prepare_process, processes
 from distill.engine.stopping import Stopper, end_with_launcher
 from distill.errors import DistillError, RecipeError, StoppedError
+from distill.machines import require_one_folder, require_same_pictures
 from distill.preparation import Preparation, announce, prepare
 from distill.recipe import Recipe
 from distill.recipe_files import Draft, draft_of, read_draft, to_yaml
@@ -80,7 +81,9 @@ def run_job(draft: Draft, recipe: Recipe, catalogue: Catalogue, *, resume: bool 
             recipe = recipe.model_copy(update={"runs_dir": str(run.parent)})
         try:
             with status_of(folder, job):
+                require_one_folder(folder.path, job)
                 source = open_source(recipe.data, catalogue)
+                require_same_pictures(source, job)
                 preparation = prepare(recipe, source, job)
                 announce(preparation, folder.path, source, job)
                 summary = _do(preparation, folder, source, job)
