@@ -51,7 +51,8 @@ class _Loader(yaml.SafeLoader):
 
     def __init__(self, text: str, place: Callable[[int], str]):
         super().__init__(text)
-        self.place, self.problems = place, []
+        self.place = place
+        self.problems: list[Problem] = []
         self.nodes, self.aliases, self.nesting, self.values = 0, 0, 0, 0
 
     def compose_node(self, parent: Any, index: Any) -> yaml.Node:

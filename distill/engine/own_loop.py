@@ -80,7 +80,7 @@ class LoopDistiller(Distiller):
         return Batch(images, labels, sample_ids, view)
 
     def _require(self, need: str, what: str) -> None:
-        for label, loss in self.losses.items():
+        for label, loss in self.each_loss():
             if getattr(loss, need):
                 raise DataError(f"losses.{label}: {type(loss).__name__} {what}")
 
