@@ -33,6 +33,7 @@ def _plain(value: Any) -> Any:
 
 
 def numbers(length: int) -> Any:
+    """A validator that refuses what is not a list of so many values."""
     fit, words = lambda value: isinstance(value, list | tuple) and len(value) == length, f"must be a list of {length} numbers"
     return must(fit, words, BeforeValidator)
 

@@ -109,10 +109,12 @@ class _Loader(yaml.SafeLoader):
 
 
 def dotted(path: Iterable[str | int]) -> str:
+    """The keys of a path joined by dots."""
     return ".".join(printable(str(part)) for part in path)
 
 
 def printable(text: str) -> str:
+    """The text, with escapes where it holds what can't be printed."""
     return text if text.isprintable() else ascii(text)
 
 
@@ -135,6 +137,7 @@ def parse(text: str, place: Callable[[int], str], path: tuple[str, ...] = ()) ->
 
 
 def merge(old: Node, new: Node) -> Node:
+    """The new value over the old one: mappings key by key, anything else as a whole."""
     if not (isinstance(old.value, dict) and isinstance(new.value, dict)):
         return new._replace(is_replacing=True)
     both = {key: merge(old.value[key], node) if key in old.value else node for key, node in new.value.items()}
@@ -156,12 +159,14 @@ def nodes_along(tree: Node, path: Iterable[str | int]) -> list[Node]:
 
 
 def plain_values(node: Node) -> Any:
+    """The values without where they were written."""
     if isinstance(node.value, dict):
         return {key: plain_values(item) for key, item in node.value.items()}
     return [plain_values(item) for item in node.value] if isinstance(node.value, list) else node.value
 
 
 def tree_of(values: Any, origin: str) -> Node:
+    """Plain values as nodes of one origin."""
     if isinstance(values, dict):
         return Node({str(key): tree_of(item, origin) for key, item in values.items()}, origin)
     return Node([tree_of(item, origin) for item in values] if isinstance(values, list | tuple) else values, origin)

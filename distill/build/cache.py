@@ -139,6 +139,7 @@ def formats(recipe: Recipe, source: DataSource, pieces: Pieces, precision: str) 
 
 
 def num_classes(recipe: Recipe, source: DataSource) -> int:
+    """Of the teacher, which are the data's unless the recipe says another number."""
     return recipe.teacher.num_classes or len(source.class_names)
 
 

@@ -30,7 +30,7 @@ class Ceilings(NamedTuple):
     def floor(self, flops: float, num_bytes: float) -> tuple[float, str]:
         """(seconds that so much takes at least, what sets them): max(FLOP / F, bytes / B)."""
         seconds = {"arithmetic": flops / self.flops_per_second, "memory": num_bytes / self.bytes_per_second}
-        limit = max(seconds, key=seconds.get)
+        limit = max(seconds, key=seconds.__getitem__)
         return seconds[limit], limit
 
 

@@ -104,8 +104,9 @@ class Distiller(nn.Module):
         if not coupled or not is_shared():
             return student, teacher, batch
         layers = list(dict.fromkeys(layer for loss in coupled for layer in loss.layers))
+        ours = everyones_outputs(student, layers)
         theirs = None if teacher is None else everyones_outputs(teacher, layers)
-        return everyones_outputs(student, layers), theirs, everyones_batch(batch)
+        return ours, theirs, everyones_batch(batch)
 
     def require_soft_labels(self) -> None:
         """Raises RecipeError that names a loss which can't take [N, K] labels."""

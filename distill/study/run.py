@@ -63,6 +63,7 @@ def train_missing(cells: Sequence[Cell], console: Console, launcher: Sequence[st
 
 
 def failures_in_words(failures: Sequence[Failure]) -> str:
+    """Each failed run with its reason and its command, and how to go on."""
     lines = [f"{one.cell.row}, seed {one.cell.seed} (exit code {one.exit_code}): {one.reason}\n    {command(one.cell)}" for one in failures]
     return f"{len(failures)} run(s) failed; the same command tries them again:\n  " + "\n  ".join(lines)
 
