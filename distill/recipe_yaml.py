@@ -47,7 +47,8 @@ class Node(NamedTuple):
 class _Loader(yaml.SafeLoader):
     """YAML reduced to plain data, within limits that keep a small file from becoming a huge value."""
 
-    yaml_implicit_resolvers: ClassVar = _WILDCARD
+    # types-PyYAML has it as an attribute of each resolver; PyYAML keeps it on the class
+    yaml_implicit_resolvers: ClassVar = _WILDCARD  # type: ignore[misc]
 
     def __init__(self, text: str, place: Callable[[int], str]):
         super().__init__(text)
@@ -62,6 +63,7 @@ class _Loader(yaml.SafeLoader):
         self._limit(self.aliases, MAX_ALIASES, "aliases", self.peek_event())
         self._limit(self.nesting, MAX_NESTING, "levels of nesting", self.peek_event())
         node = super().compose_node(parent, index)
+        assert node is not None  # there is an event to make it from
         self.nesting -= 1
         return node
 
@@ -175,12 +177,12 @@ def tree_of(values: Any, origin: str) -> Node:
 class _Dumper(yaml.SafeDumper):
     """Quotes whatever our loader or another YAML reader would take for something else than text."""
 
-    yaml_implicit_resolvers: ClassVar = {**yaml.SafeDumper.yaml_implicit_resolvers, **_WILDCARD}
+    yaml_implicit_resolvers: ClassVar = {**yaml.SafeDumper.yaml_implicit_resolvers, **_WILDCARD}  # type: ignore[misc]  # as in _Loader
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
-    def represent_sequence(self, tag: str, sequence: Any, flow_style: bool | None = None) -> yaml.Node:
+    def represent_sequence(self, tag: str, sequence: Any, flow_style: bool | None = None) -> yaml.SequenceNode:
         return super().represent_sequence(tag, sequence, flow_style=True)
 
 

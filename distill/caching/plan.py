@@ -115,7 +115,7 @@ def make_plan(preparation: Preparation, source: DataSource, job: Job) -> Plan:
 
 
 def _features(pieces: Pieces, kept: Sequence[str]) -> list[str]:
-    needed = [layer for loss in pieces.distiller.losses.values() for layer in loss.layers]
+    needed = [layer for _, loss in pieces.distiller.each_loss() for layer in loss.layers]
     return list(dict.fromkeys([*kept, *needed]))
 
 

@@ -51,7 +51,7 @@ def measure_ceilings(device: torch.device, dtype: torch.dtype) -> Ceilings:
     source = torch.rand(num_bytes // 4, device=device, generator=generator)
     target = torch.empty_like(source)
     speed = 2 * num_bytes / min(seconds_per_call(lambda: target.copy_(source), device, _SHARE))
-    best = max(flops, key=flops.get)
+    best = max(flops, key=flops.__getitem__)
     return Ceilings(flops[best], best, speed)
 
 

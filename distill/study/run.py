@@ -43,7 +43,8 @@ def train_missing(cells: Sequence[Cell], console: Console, launcher: Sequence[st
         )
     missing = [cell for cell in cells if cell.state != "finished"]
     console.print(f"{len(cells)} runs, {len(cells) - len(missing)} of them finished already")
-    failures, durations = [], []
+    failures: list[Failure] = []
+    durations: list[float] = []
     for number, cell in enumerate(missing, start=1):
         left = f", about {duration(sum(durations) / len(durations) * (len(missing) - number + 1))} left" if durations else ""
         console.print(f"\n{number}/{len(missing)}: {cell.row}, seed {cell.seed}{left}", style="bold")
