@@ -145,8 +145,9 @@ def _from_first(make: Callable[[], Any], *, is_first: bool) -> Any:
             outcome = [error]
     made = broadcast_object_list(outcome)[0]
     if isinstance(made, Exception):
-        made.is_shared = True
-        raise made
+        shared: Any = made  # Exception itself has no is_shared
+        shared.is_shared = True
+        raise shared
     return made
 
 

@@ -125,9 +125,9 @@ def _print_model(found: dict[str, Any], stages: Sequence[Stage], weights: Sequen
         print("stages: it names none; a loss can ask for any module by its path, such as layers=[features.5]")
     if not weights:
         return print("\nweights: none that are known here")
-    rows = [(one.source, f"{one.num_classes or '-'}", f"{one.image_size} px", _percent(one.top1), one.license or "-") for one in weights]
+    weight_rows = [(one.source, f"{one.num_classes or '-'}", f"{one.image_size} px", _percent(one.top1), one.license or "-") for one in weights]
     print()
-    _print_columns(("weights", "classes", "pictures", "ImageNet top-1", "licence"), rows)
+    _print_columns(("weights", "classes", "pictures", "ImageNet top-1", "licence"), weight_rows)
     print("\nweights as teacher.weights takes them; top-1 and licence as their library publishes them (-: it does not), nothing of it measured here")
     return None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -85,47 +86,47 @@ class ResNet(nn.Module):
         return self.fc(x)
 
 
-def resnet18(**arguments) -> ResNet:
+def resnet18(**arguments: Any) -> ResNet:
     """ResNet-18, 11.7 M parameters."""
     return ResNet(BasicBlock, (2, 2, 2, 2), **arguments)
 
 
-def resnet34(**arguments) -> ResNet:
+def resnet34(**arguments: Any) -> ResNet:
     """ResNet-34, 21.8 M parameters."""
     return ResNet(BasicBlock, (3, 4, 6, 3), **arguments)
 
 
-def resnet50(**arguments) -> ResNet:
+def resnet50(**arguments: Any) -> ResNet:
     """ResNet-50, 25.6 M parameters."""
     return ResNet(Bottleneck, (3, 4, 6, 3), **arguments)
 
 
-def resnet101(**arguments) -> ResNet:
+def resnet101(**arguments: Any) -> ResNet:
     """ResNet-101, 44.5 M parameters."""
     return ResNet(Bottleneck, (3, 4, 23, 3), **arguments)
 
 
-def resnet152(**arguments) -> ResNet:
+def resnet152(**arguments: Any) -> ResNet:
     """ResNet-152, 60.2 M parameters."""
     return ResNet(Bottleneck, (3, 8, 36, 3), **arguments)
 
 
-def resnext50_32x4d(**arguments) -> ResNet:
+def resnext50_32x4d(**arguments: Any) -> ResNet:
     """ResNeXt-50, 32 groups of width 4, 25.0 M parameters."""
     return ResNet(Bottleneck, (3, 4, 6, 3), groups=32, width_per_group=4, **arguments)
 
 
-def resnext101_32x8d(**arguments) -> ResNet:
+def resnext101_32x8d(**arguments: Any) -> ResNet:
     """ResNeXt-101, 32 groups of width 8, 88.8 M parameters."""
     return ResNet(Bottleneck, (3, 4, 23, 3), groups=32, width_per_group=8, **arguments)
 
 
-def wide_resnet50_2(**arguments) -> ResNet:
+def wide_resnet50_2(**arguments: Any) -> ResNet:
     """ResNet-50 with 3x3 convolutions twice as wide, 68.9 M parameters."""
     return ResNet(Bottleneck, (3, 4, 6, 3), width_per_group=128, **arguments)
 
 
-def wide_resnet101_2(**arguments) -> ResNet:
+def wide_resnet101_2(**arguments: Any) -> ResNet:
     """ResNet-101 with 3x3 convolutions twice as wide, 126.9 M parameters."""
     return ResNet(Bottleneck, (3, 4, 23, 3), width_per_group=128, **arguments)
 

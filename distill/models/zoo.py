@@ -108,9 +108,10 @@ def model_names() -> dict[str, list[str]]:
 def find_head(model: nn.Module) -> tuple[str, nn.Linear]:
     """Path and module of the classifier: fc, what timm's get_classifier names, else the last linear layer. Raises RecipeError without one."""
     paths = {module: path for path, module in model.named_modules() if isinstance(module, nn.Linear)}
-    head = getattr(model, "fc", None)
-    if head not in paths and callable(getattr(model, "get_classifier", None)):
-        head = model.get_classifier()
+    head: Any = getattr(model, "fc", None)
+    get_classifier = getattr(model, "get_classifier", None)
+    if head not in paths and callable(get_classifier):
+        head = get_classifier()
     if head not in paths:
         head = next(reversed(paths), None)
     if head is None:
@@ -128,7 +129,7 @@ def describe(model: nn.Module, name: str, shapes: Mapping[str, FeatureShape], nu
 
     stages: module path by feature, as FeatureHooks found it; for the batch norms.
     """
-    head = None if (path := head_path(model)) is None else model.get_submodule(path)
+    head: Any = None if (path := head_path(model)) is None else model.get_submodule(path)
     if head is not None and head.out_features != num_classes:  # a network that ends in a convolution: its last linear layer is something else
         head = None
     weight, bias = (None, None) if head is None else (_copy(head.weight), _copy(head.bias))
@@ -142,8 +143,8 @@ def _copy(tensor: torch.Tensor | None) -> torch.Tensor | None:
 
 def _last_norm(stage: nn.Module) -> Norm | None:
     """The last batch norm on the main path of a stage; a shortcut's own norm does not count."""
-    norms = [module for path, module in stage.named_modules() if _is_batch_norm(module) and "downsample" not in path]
-    return Norm(_copy(norms[-1].weight), _copy(norms[-1].bias)) if norms else None
+    norms: list[Any] = [module for path, module in stage.named_modules() if _is_batch_norm(module) and "downsample" not in path]
+    return Norm(norms[-1].weight.detach().clone(), norms[-1].bias.detach().clone()) if norms else None
 
 
 def _is_batch_norm(module: nn.Module) -> bool:
@@ -175,7 +176,7 @@ def _builder(family: str, plain: str, norm: str, stem: str, in_channels: int) ->
 
 
 def _refuse_own_options(name: str, family: str, *, norm: str, stem: str, in_channels: int) -> None:
-    options = {"norm": (norm, "batch"), "stem": (stem, "imagenet")}
+    options: dict[str, tuple[str | int, str | int]] = {"norm": (norm, "batch"), "stem": (stem, "imagenet")}
     if family in ("torchvision", _PLUGIN):
         options["in_channels"] = (in_channels, 3)
     having = {"norm": OWN, "stem": RESNETS, "in_channels": OWN}
