@@ -19,11 +19,14 @@ from distill.engine.costs import Costs
 from distill.engine.runtime import prepare_process, processes
 from distill.engine.stopping import Stopper, end_with_launcher
 from distill.errors import DistillError, RecipeError, StoppedError
+from distill.machines import require_one_folder, require_same_pictures
 from distill.preparation import Preparation, announce, prepare
 from distill.recipe import Recipe
 from distill.recipe_files import Draft, draft_of, read_draft, to_yaml
+from distill.report.comparison import compare
 from distill.report.console import make_console, print_result
-from distill.report.runs import Run, read_run
+from distill.report.html import page
+from distill.report.runs import Run, read_run, read_runs
 from distill.report.table import compare_runs, result_table, verdict
 from distill.resolve import Catalogue
 from distill.run_folders import FinishedError, claim_again, claim_new, claim_next, claim_unfinished, default_name, named_run, open_run
@@ -71,18 +74,20 @@ def run_job(draft: Draft, recipe: Recipe, catalogue: Catalogue, *, resume: bool 
             folder = _agree(lambda: _claim(draft, recipe, resume=resume, run=run), job)
         except FinishedError as finished:
             job.console.print(f"{finished}: nothing to do")
-            _tidy(finished.path, job)
+            _finish(finished.path, job)
             _show_result(record.read_json(finished.path / record.SUMMARY_FILE), finished.path, job)
             return finished.path
         if run is not None:  # named from wherever the person is now: the student alone is beside it
             recipe = recipe.model_copy(update={"runs_dir": str(run.parent)})
         try:
             with status_of(folder, job):
+                require_one_folder(folder.path, job)
                 source = open_source(recipe.data, catalogue)
+                require_same_pictures(source, job)
                 preparation = prepare(recipe, source, job)
                 announce(preparation, folder.path, source, job)
                 summary = _do(preparation, folder, source, job)
-            _tidy(folder.path, job)
+            _finish(folder.path, job)
         except (StoppedError, KeyboardInterrupt):
             words = ["--resume", str(folder.path), *(word for plugin in catalogue.plugins for word in ("--plugin", plugin))]
             job.console.print(f"to go on: distill train {shlex.join(words)}", style="bold", soft_wrap=True)
@@ -96,7 +101,9 @@ def run_job(draft: Draft, recipe: Recipe, catalogue: Catalogue, *, resume: bool 
 def _show_result(summary: Mapping[str, Any], path: Path, job: Job) -> None:
     print_result(result_table(summary), is_main=job.is_main)
     print_result(summary.get("verdict", ""), is_main=job.is_main)
-    job.console.print(f"the student is {path / record.WEIGHTS_FILE}; all numbers are in {path / record.SUMMARY_FILE}")
+    job.console.print(
+        f"the student is {path / record.WEIGHTS_FILE}; all numbers are in {path / record.SUMMARY_FILE}, as pictures in {record.REPORT_FILE}"
+    )
 
 
 def _claim(draft: Draft, recipe: Recipe, *, resume: bool, run: Path | None) -> record.RunFolder:
@@ -138,9 +145,21 @@ def _from_first(make: Callable[[], Any], *, is_first: bool) -> Any:
             outcome = [error]
     made = broadcast_object_list(outcome)[0]
     if isinstance(made, Exception):
-        made.is_shared = True
-        raise made
+        shared: Any = made  # Exception itself has no is_shared
+        shared.is_shared = True
+        raise shared
     return made
+
+
+def _finish(path: Path, job: Job) -> None:
+    """Draws what came out, once, beside the same student alone where there is one."""
+    _tidy(path, job)
+    report = path / record.REPORT_FILE
+    if job.is_main and not report.exists():
+        alone = record.read_json(path / record.SUMMARY_FILE).get("alone", {}).get("run")
+        beside = [path.parent / alone] if alone and (path.parent / alone).is_dir() else []
+        with contextlib.suppress(OSError):  # on a full disk the run is no worse for it, and `distill compare --html` draws it again
+            record.write_text(report, page(compare(read_runs([path, *beside])[0])))
 
 
 def _tidy(path: Path, job: Job) -> None:

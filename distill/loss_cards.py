@@ -53,8 +53,8 @@ class LossCard:
 def loss_card(name: str, cls: type[DistillLoss]) -> LossCard:
     """The card of the loss that recipes call `name`."""
     summary, fields, notes = _read(inspect.cleandoc(cls.__doc__ or ""))
-    flags = {flag: bool(getattr(cls, flag)) for flag in FLAGS}
-    words = {label.lower(): fields.get(label, "") for label in LABELS}
+    flags: dict[str, Any] = {flag: bool(getattr(cls, flag)) for flag in FLAGS}
+    words: dict[str, Any] = {label.lower(): fields.get(label, "") for label in LABELS}
     return LossCard(name=name, summary=summary, notes=notes, arguments=tuple(_arguments(cls)), **words, **flags)
 
 
@@ -86,7 +86,8 @@ def losses_section(recipe: str) -> str:
 
 def _read(docstring: str) -> tuple[str, dict[str, str], str]:
     """(the first sentence, label -> what it says, all the rest)."""
-    summary, fields, notes = "", {}, []
+    summary, notes = "", []
+    fields: dict[str, str] = {}
     for paragraph in re.split(r"\n\s*\n", docstring):
         free, labelled = _split(paragraph.splitlines())
         for label, text in labelled.items():

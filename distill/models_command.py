@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from distill.errors import DistillError, RecipeError
+from distill.models.cifar_resnet import CIFAR_RESNETS
 from distill.models.hooks import FeatureHooks
 from distill.models.published import Published, published_weights
 from distill.models.stages import find_stages
@@ -21,6 +22,7 @@ from distill.resolve import Catalogue
 from distill.suggestion import did_you_mean
 
 _NUM_CLASSES, _SIZE = 1000, 224  # pixels
+_CIFAR_CLASSES, _CIFAR_SIZE = 100, 32  # what their papers count parameters with
 
 
 @dataclass(frozen=True)
@@ -47,23 +49,25 @@ def list_models(pattern: str | None, catalogue: Catalogue, *, as_json: bool = Fa
 
 
 def show_model(name: str, catalogue: Catalogue, *, image_size: int | None = None, as_json: bool = False) -> None:
-    """Prints a network's parameters, work, stages and known weights. image_size: pixels; None for the size that it was published with.
+    """Prints a network's parameters, work, stages and known weights. image_size: pixels; None for the size that it was published with or
+    is made for.
 
     Raises RecipeError for an unknown name, or pictures that it can't take.
     """
     if problem := model_exists(name, catalogue.models):
         raise RecipeError(problem)
     weights = published_weights(name)
-    size = image_size or next((one.image_size for one in weights), _SIZE)
+    num_classes, usual_size = (_CIFAR_CLASSES, _CIFAR_SIZE) if name in CIFAR_RESNETS else (_NUM_CLASSES, _SIZE)
+    size = image_size or next((one.image_size for one in weights), usual_size)
     with torch.random.fork_rng(devices=[]):
-        model = create_model(name, num_classes=_NUM_CLASSES, plugins=catalogue.models).eval()
+        model = create_model(name, num_classes=num_classes, plugins=catalogue.models).eval()
     gmacs, stages = _run(model, name, size)
     found = {
         "name": name,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "gmacs": gmacs,
         "image_size": size,
-        "num_classes": _NUM_CLASSES,
+        "num_classes": num_classes,
         "classifier": head_path(model),
         "stages": [asdict(stage) for stage in stages],
         "weights": [asdict(one) for one in weights],
@@ -98,6 +102,8 @@ def _forward(model: nn.Module, names: Iterable[str], size: int) -> tuple[float, 
 def _print_overview(families: dict[str, list[str]]) -> None:
     print("ours, with torchvision's and timm's weights:")
     print("\n".join(f"  {name}" for name in families["distill"]))
+    print("ours, with three stages for pictures of 32 px, such as CIFAR's; nobody's weights:")
+    print("\n".join(f"  {name}" for name in families["cifar"]))
     for name in families.get("plug-ins", ()):
         print(f"  {name} (plug-in)")
     for family, names in families.items():
@@ -109,7 +115,8 @@ def _print_overview(families: dict[str, list[str]]) -> None:
 
 def _print_model(found: dict[str, Any], stages: Sequence[Stage], weights: Sequence[Published]) -> None:
     size = found["image_size"]
-    print(f"{found['name']}: {found['parameters'] / 1e6:,.2f} M parameters with {_NUM_CLASSES:,} classes; {found['gmacs']:,.2f} GMACs at {size} px")
+    parameters = f"{found['parameters'] / 1e6:,.2f} M parameters with {found['num_classes']:,} classes"
+    print(f"{found['name']}: {parameters}; {found['gmacs']:,.2f} GMACs at {size} px")
     print(f"classifier: {found['classifier'] or 'no linear layer'}\n")
     if stages:
         rows = [(stage.feature, stage.module, " x ".join(map(str, stage.shape))) for stage in stages]
@@ -118,9 +125,9 @@ def _print_model(found: dict[str, Any], stages: Sequence[Stage], weights: Sequen
         print("stages: it names none; a loss can ask for any module by its path, such as layers=[features.5]")
     if not weights:
         return print("\nweights: none that are known here")
-    rows = [(one.source, f"{one.num_classes or '-'}", f"{one.image_size} px", _percent(one.top1), one.license or "-") for one in weights]
+    weight_rows = [(one.source, f"{one.num_classes or '-'}", f"{one.image_size} px", _percent(one.top1), one.license or "-") for one in weights]
     print()
-    _print_columns(("weights", "classes", "pictures", "ImageNet top-1", "licence"), rows)
+    _print_columns(("weights", "classes", "pictures", "ImageNet top-1", "licence"), weight_rows)
     print("\nweights as teacher.weights takes them; top-1 and licence as their library publishes them (-: it does not), nothing of it measured here")
     return None
 

@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Iterator
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, Field, StrictBool, ValidationError, ValidationInfo, field_validator
 
@@ -10,6 +10,7 @@ from distill.recipe_losses import LossEntry, Schedule
 from distill.recipe_networks import Cache, Network, OneOfSeveral, Student, Teacher, check_answers, check_chain, check_teachers
 from distill.recipe_train import Train, check_method
 from distill.recipe_types import (
+    NOT_BOOL,
     Arguments,
     Count,
     Inside,
@@ -27,7 +28,6 @@ from distill.recipe_types import (
     Text,
     Tracking,
     Whole,
-    number,
 )
 
 __all__ = [
@@ -55,12 +55,12 @@ class Augment(Section):
     ratio: Ratio = Field((0.75, 1.3333), description="Width to height range of random_resized.")
     flip: Share = Field(0.5, description="Probability of a mirrored image.")
     auto: Literal["none", "trivial", "rand"] = Field("none", description="none, trivial (TrivialAugment) or rand (RandAugment).")
-    num_ops: number(int, ge=1, le=5) = Field(2, description="Operations on an image in RandAugment.")
-    magnitude: number(int, ge=0, le=30) = Field(9, description="Strength of RandAugment's operations.")
+    num_ops: Annotated[int, Field(ge=1, le=5), NOT_BOOL] = Field(2, description="Operations on an image in RandAugment.")
+    magnitude: Annotated[int, Field(ge=0, le=30), NOT_BOOL] = Field(9, description="Strength of RandAugment's operations.")
     brightness: Share = Field(0.0, description="Jitter of the brightness: factors within 1 +- this.")
     contrast: Share = Field(0.0, description="Jitter of the contrast.")
     saturation: Share = Field(0.0, description="Jitter of the saturation.")
-    hue: number(float, ge=0, le=0.5) = Field(0.0, description="Jitter of the hue, in turns of the colour circle.")
+    hue: Annotated[float, Field(ge=0, le=0.5), NOT_BOOL] = Field(0.0, description="Jitter of the hue, in turns of the colour circle.")
     erase: Share = Field(0.0, description="Probability that a box of an image is painted over.")
     erase_scale: Scale = Field((0.02, 0.3333), description="Area range of that box, as fractions.")
     mixup: NotNegative = Field(0.0, description="Alpha of mixup: two images blended, labels too; 0 for none.")

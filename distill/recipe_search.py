@@ -17,10 +17,12 @@ _NAME = re.compile(r"\w[\w.-]{0,99}(/\w[\w.-]{0,99})*", re.ASCII)
 
 
 def refuse(path: str, message: str, origin: str) -> NoReturn:
+    """Raises RecipeError with the path in the recipe, the message and where it was written."""
     raise RecipeError(str(Problem(path, message, origin)))
 
 
 def read_text(path: Path) -> str:
+    """The text of a recipe file. Raises RecipeError if it can't be read, is too long or is not UTF-8."""
     shown = shown_path(path)
     try:
         with path.open("rb") as file:
@@ -76,6 +78,7 @@ def list_recipes() -> dict[str, Path]:
 
 
 def all_names() -> dict[str, Path]:
+    """name -> file of every recipe that can be named, from all recipe folders."""
     found: dict[str, Path] = {}
     for folder in recipe_folders():
         for path in folder.rglob("*.yaml"):
@@ -86,6 +89,7 @@ def all_names() -> dict[str, Path]:
 
 
 def name_of(path: Path) -> str:
+    """The name that stands for a file: its path in a recipe folder, the run of a resolved recipe, or else the file's own."""
     path = real_path(path)
     if path.name == RESOLVED:
         return path.parent.name
@@ -94,13 +98,16 @@ def name_of(path: Path) -> str:
 
 
 def is_file(path: Path) -> bool:
+    """Whether it is there as a file."""
     return os.path.isfile(path)  # noqa: PTH113 (unlike Path.is_file it does not raise for names that are too long)
 
 
 def real_path(path: Path) -> Path:
+    """The absolute path with its links followed."""
     return Path(os.path.realpath(path))  # unlike Path.resolve it does not raise for links in a circle
 
 
 def shown_path(path: Path) -> str:
+    """The path as messages show it: relative inside of the working folder."""
     path, here = real_path(path), real_path(Path.cwd())
     return printable(str(path.relative_to(here) if path.is_relative_to(here) else path))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from distill.recipe import Recipe, Student, Teacher
 
 _OF_THE_DATA = ("norm", "stem", "mean", "std")  # what an assistant has in common with the student: both are trained here, on the same pictures
@@ -12,8 +14,10 @@ def in_full(recipe: Recipe) -> Recipe:
     if recipe.chain is None:
         return recipe
     first, *assistants, _ = recipe.chain
-    teacher, given = recipe.teacher.model_copy(update={"model": first}), recipe.teacher
-    shared = {name: getattr(recipe.student, name) for name in _OF_THE_DATA} | {"cache": given.cache, "check": given.check}
+    given = recipe.teacher
+    assert given is not None  # check_chain has seen to it
+    teacher = given.model_copy(update={"model": first})
+    shared: dict[str, Any] = {name: getattr(recipe.student, name) for name in _OF_THE_DATA} | {"cache": given.cache, "check": given.check}
     for name in assistants:
         teacher = Teacher(model=name, weights="train", teacher=teacher, **shared)
     return recipe.model_copy(update={"chain": None, "teacher": teacher})
@@ -33,13 +37,15 @@ def with_one_teacher(recipe: Recipe, role: str) -> Recipe:
 
 def shares(recipe: Recipe) -> list[float]:
     """Of several teachers; 1 in all."""
-    total = sum(teacher.weight for teacher in recipe.teachers)
-    return [teacher.weight / total for teacher in recipe.teachers]
+    teachers = recipe.teachers or []
+    total = sum(teacher.weight for teacher in teachers)
+    return [teacher.weight / total for teacher in teachers]
 
 
 def chain_of(recipe: Recipe) -> list[str]:
     """The models from the first teacher to the student where there are assistants between them; else nothing."""
-    names, teacher = [recipe.student.model], recipe.teacher
+    names = [recipe.student.model]
+    teacher: Teacher | None = recipe.teacher
     while teacher is not None:
         names, teacher = [teacher.model, *names], teacher.teacher
     return names if len(names) > 2 else []
@@ -49,6 +55,14 @@ def assistant_recipe(recipe: Recipe) -> Recipe:
     """The recipe that trains its teacher, which is an assistant, as this recipe trains its student; but with the seed that teachers have, so that
     runs with several seeds share it."""
     assistant = recipe.teacher
+    assert assistant is not None  # there is one where this is asked for
     student = Student(**{name: getattr(assistant, name) for name in ("model", "arguments", "features", *_OF_THE_DATA)})
-    aside = {"description": f"the assistant {assistant.model}", "run_name": None, "control": False, "tracking": [], "time_limit": None, "seed": 0}
+    aside: dict[str, Any] = {
+        "description": f"the assistant {assistant.model}",
+        "run_name": None,
+        "control": False,
+        "tracking": [],
+        "time_limit": None,
+        "seed": 0,
+    }
     return recipe.model_copy(update={"student": student, "teacher": assistant.teacher, "teachers": None, "answers": "mean", **aside})

@@ -32,13 +32,8 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def number(kind: type, **limits: Any) -> Any:
-    # pydantic takes true for 1.0, which turns a slip like `temperature: true` into a wrong experiment
-    no_bool = must(lambda value: not isinstance(value, bool), "must be a number, not true or false", BeforeValidator)
-    return Annotated[kind, Field(**limits), no_bool]
-
-
 def numbers(length: int) -> Any:
+    """A validator that refuses what is not a list of so many values."""
     fit, words = lambda value: isinstance(value, list | tuple) and len(value) == length, f"must be a list of {length} numbers"
     return must(fit, words, BeforeValidator)
 
@@ -53,12 +48,20 @@ DISTINCT = must(lambda values: len(set(values)) == len(values), "must not hold a
 _LABEL = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _FOLDER = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
-Number, NotNegative, Positive = number(float), number(float, ge=0), number(float, gt=0)
-Inside, UpToOne = number(float, gt=0, lt=1), number(float, gt=0, le=1)
-BelowOne, Share = number(float, ge=0, lt=1), number(float, ge=0, le=1)
+# pydantic takes true for 1.0, which turns a slip like `temperature: true` into a wrong experiment
+NOT_BOOL = must(lambda value: not isinstance(value, bool), "must be a number, not true or false", BeforeValidator)
+Number = Annotated[float, NOT_BOOL]
+NotNegative = Annotated[float, Field(ge=0), NOT_BOOL]
+Positive = Annotated[float, Field(gt=0), NOT_BOOL]
+Inside = Annotated[float, Field(gt=0, lt=1), NOT_BOOL]
+UpToOne = Annotated[float, Field(gt=0, le=1), NOT_BOOL]
+BelowOne = Annotated[float, Field(ge=0, lt=1), NOT_BOOL]
+Share = Annotated[float, Field(ge=0, le=1), NOT_BOOL]
 _MOST = 10**12  # more steps, epochs or pixels than anybody will see; and no number that overflows later
-Whole, Count, Pixels = number(int, ge=0, le=_MOST), number(int, ge=1, le=_MOST), number(int, ge=8, le=_MOST)
-Seed = number(int, ge=0, lt=2**63)
+Whole = Annotated[int, Field(ge=0, le=_MOST), NOT_BOOL]
+Count = Annotated[int, Field(ge=1, le=_MOST), NOT_BOOL]
+Pixels = Annotated[int, Field(ge=8, le=_MOST), NOT_BOOL]
+Seed = Annotated[int, Field(ge=0, lt=2**63), NOT_BOOL]
 Text = Annotated[str, Field(min_length=1)]
 Arguments = dict[str, Annotated[Any, AfterValidator(_plain)]]
 Label = Annotated[str, must(_LABEL.fullmatch, "must be letters, digits and _, and not begin with a digit"), in_schema(pattern=f"^{_LABEL.pattern}$")]

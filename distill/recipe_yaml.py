@@ -48,11 +48,13 @@ class Node(NamedTuple):
 class _Loader(yaml.SafeLoader):
     """YAML reduced to plain data, within limits that keep a small file from becoming a huge value."""
 
-    yaml_implicit_resolvers: ClassVar = _WILDCARD
+    # types-PyYAML has it as an attribute of each resolver; PyYAML keeps it on the class
+    yaml_implicit_resolvers: ClassVar = _WILDCARD  # type: ignore[misc]
 
     def __init__(self, text: str, place: Callable[[int], str]):
         super().__init__(text)
-        self.place, self.problems = place, []
+        self.place = place
+        self.problems: list[Problem] = []
         self.nodes, self.aliases, self.nesting, self.values = 0, 0, 0, 0
 
     def compose_node(self, parent: Any, index: Any) -> yaml.Node:
@@ -62,6 +64,7 @@ class _Loader(yaml.SafeLoader):
         self._limit(self.aliases, MAX_ALIASES, "aliases", self.peek_event())
         self._limit(self.nesting, MAX_NESTING, "levels of nesting", self.peek_event())
         node = super().compose_node(parent, index)
+        assert node is not None  # there is an event to make it from
         self.nesting -= 1
         return node
 
@@ -109,10 +112,12 @@ class _Loader(yaml.SafeLoader):
 
 
 def dotted(path: Iterable[str | int]) -> str:
+    """The keys of a path joined by dots."""
     return ".".join(printable(str(part)) for part in path)
 
 
 def printable(text: str) -> str:
+    """The text, with escapes where it holds what can't be printed."""
     return text if text.isprintable() else ascii(text)
 
 
@@ -135,6 +140,7 @@ def parse(text: str, place: Callable[[int], str], path: tuple[str, ...] = ()) ->
 
 
 def merge(old: Node, new: Node) -> Node:
+    """The new value over the old one: mappings key by key, anything else as a whole."""
     if not (isinstance(old.value, dict) and isinstance(new.value, dict)):
         return new._replace(is_replacing=True)
     both = {key: merge(old.value[key], node) if key in old.value else node for key, node in new.value.items()}
@@ -156,12 +162,14 @@ def nodes_along(tree: Node, path: Iterable[str | int]) -> list[Node]:
 
 
 def plain_values(node: Node) -> Any:
+    """The values without where they were written."""
     if isinstance(node.value, dict):
         return {key: plain_values(item) for key, item in node.value.items()}
     return [plain_values(item) for item in node.value] if isinstance(node.value, list) else node.value
 
 
 def tree_of(values: Any, origin: str) -> Node:
+    """Plain values as nodes of one origin."""
     if isinstance(values, dict):
         return Node({str(key): tree_of(item, origin) for key, item in values.items()}, origin)
     return Node([tree_of(item, origin) for item in values] if isinstance(values, list | tuple) else values, origin)
@@ -170,12 +178,12 @@ def tree_of(values: Any, origin: str) -> Node:
 class _Dumper(yaml.SafeDumper):
     """Quotes whatever our loader or another YAML reader would take for something else than text."""
 
-    yaml_implicit_resolvers: ClassVar = {**yaml.SafeDumper.yaml_implicit_resolvers, **_WILDCARD}
+    yaml_implicit_resolvers: ClassVar = {**yaml.SafeDumper.yaml_implicit_resolvers, **_WILDCARD}  # type: ignore[misc]  # as in _Loader
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
-    def represent_sequence(self, tag: str, sequence: Any, flow_style: bool | None = None) -> yaml.Node:
+    def represent_sequence(self, tag: str, sequence: Any, flow_style: bool | None = None) -> yaml.SequenceNode:
         return super().represent_sequence(tag, sequence, flow_style=True)
 
 

@@ -22,6 +22,7 @@ PACKAGES = ("distill", "torch", "torchvision", "timm", "accelerate", "numpy", "p
 RECIPE_FILE, SUMMARY_FILE, STATUS_FILE, METRICS_FILE = "recipe.resolved.yaml", "summary.json", "status.json", "metrics.jsonl"
 ENVIRONMENT_FILE, WEIGHTS_FILE, PREDICTIONS_FILE, PICTURES_FILE = "environment.json", "student.safetensors", "predictions.npz", "pictures.npz"
 PEER_FILE = "peer.safetensors"  # of the other student, with method=mutual
+REPORT_FILE = "report.html"  # the run, beside the same student alone, as a page
 TIMING_FILE, DIVERGED_FILE, FAST_FILE, CHECKPOINTS = "timing.jsonl", "diverged.json", "fast.json", "checkpoints"
 
 _OF_THE_CLOCK = ("images_per_second",)  # kept apart from the metrics, which are equal for equal runs

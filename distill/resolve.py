@@ -23,8 +23,7 @@ import distill.losses
 from distill.data.sources.base import DataSource
 from distill.errors import RecipeError
 from distill.losses.base import DistillLoss
-from distill.models.resnet import RESNETS
-from distill.models.zoo import Builders
+from distill.models.zoo import OWN, Builders
 
 _BASES = {"losses": DistillLoss, "sources": DataSource, "models": nn.Module}
 _WORDS = {"losses": "loss", "sources": "data source", "models": "model"}
@@ -38,9 +37,9 @@ class Catalogue:
     def __init__(self, plugins: Sequence[str] = ()):
         """plugins: files or modules that the user named. Raises RecipeError if one can't be used or two places claim one name."""
         self.plugins = list(dict.fromkeys(plugins))
-        self._places: dict[str, dict[str, tuple[str, Callable[[], type]]]] = {kind: {} for kind in _BASES}
-        for name in RESNETS:
-            self._add("models", name, "distill.models.resnet", lambda name=name: RESNETS[name])
+        self._places: dict[str, dict[str, tuple[str, Callable[[], Any]]]] = {kind: {} for kind in _BASES}
+        for name in OWN:
+            self._add("models", name, "distill.models", functools.partial(OWN.__getitem__, name))
         for kind, package in _PACKAGES.items():
             for module in pkgutil.iter_modules(package.__path__):
                 if module.name != "base" and not module.name.startswith("_"):
@@ -58,10 +57,10 @@ class Catalogue:
     @property
     def models(self) -> Builders:
         """What builds each network that is not ours, for `models.zoo.create_model`."""
-        return {name: functools.partial(_build, load) for name, (_, load) in self._places["models"].items() if name not in RESNETS}
+        return {name: functools.partial(_build, load) for name, (_, load) in self._places["models"].items() if name not in OWN}
 
-    def get(self, kind: str, name: str) -> type:
-        """The class. Raises RecipeError with the nearest name if there is none."""
+    def get(self, kind: str, name: str) -> Any:
+        """The class, or for our own networks the function that builds one. Raises RecipeError with the nearest name if there is none."""
         if name not in self._places[kind]:
             close = difflib.get_close_matches(name, self.names(kind), 1)
             guess = f"did you mean {close[0]!r}? " if close else ""
@@ -71,7 +70,7 @@ class Catalogue:
             )
         return self._places[kind][name][1]()
 
-    def _add(self, kind: str, name: str, place: str, load: Callable[[], type]) -> None:
+    def _add(self, kind: str, name: str, place: str, load: Callable[[], Any]) -> None:
         if name in self._places[kind]:
             raise RecipeError(f"two {kind} are called {name!r}: {self._places[kind][name][0]} and {place}; rename one")
         self._places[kind][name] = (place, load)
@@ -82,7 +81,7 @@ class Catalogue:
             for cls in subclasses(module, base):
                 if kind == "models" and not _is_network(cls):
                     continue
-                self._add(kind, snake_case(cls.__name__), f"{plugin}:{cls.__name__}", lambda cls=cls: cls)
+                self._add(kind, snake_case(cls.__name__), f"{plugin}:{cls.__name__}", functools.partial(_given, cls))
                 found += 1
         if not found:
             raise RecipeError(f"--plugin {plugin}: no subclass of DistillLoss or DataSource is defined there, nor a Module that takes num_classes")
@@ -93,7 +92,11 @@ def _is_network(cls: type) -> bool:
     return not issubclass(cls, DistillLoss) and "num_classes" in inspect.signature(cls).parameters
 
 
-def _build(load: Callable[[], type], **arguments: Any) -> nn.Module:
+def _given(cls: type) -> type:
+    return cls
+
+
+def _build(load: Callable[[], Any], **arguments: Any) -> nn.Module:
     return load()(**arguments)
 
 
@@ -141,6 +144,8 @@ def import_plugin(plugin: str) -> ModuleType:
             raise RecipeError(f"--plugin {plugin}: there is no such file")
         name = f"distill_plugin_{path.stem}"
         spec = importlib.util.spec_from_file_location(name, path.resolve())
+        assert spec is not None  # as for every file that ends in .py
+        assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module  # worker processes and pickles look it up there
         spec.loader.exec_module(module)

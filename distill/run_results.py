@@ -6,7 +6,7 @@ import hashlib
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import accelerate
 import numpy as np
@@ -22,7 +22,7 @@ from distill.checkpoints import CheckpointFolder
 from distill.data.sources.base import DataSource
 from distill.engine.costs import Costs
 from distill.engine.differing import Differing, DifferingPictures
-from distill.engine.evaluation import Score, Watch, score
+from distill.engine.evaluation import Answering, Score, Watch, score
 from distill.engine.methods.several_teachers import Remembered, Together
 from distill.engine.network import Network
 from distill.engine.runtime import resolve_precision
@@ -84,19 +84,20 @@ def score_parts(recipe: Recipe, source: DataSource, student: Network, pieces: Pi
 
 
 def _scored_with_several(
-    networks: Mapping[str, Network], recipe: Recipe, source: DataSource, pieces: Pieces, accelerator: Accelerator, job: Job
+    networks: Mapping[str, Answering], recipe: Recipe, source: DataSource, pieces: Pieces, accelerator: Accelerator, job: Job
 ) -> Results:
     """Each teacher by its role, and as "teacher" what they answer together. Layers are not compared: there is no one teacher with the student's."""
     each = {role: Remembered(its.teacher.network) for role, _, its in each_teacher(recipe, pieces)}
     together = Together(list(each.values()), shares(recipe), is_sampled=recipe.answers == "sampled")
-    networks, differing = {**networks, **each, "teacher": together}, DifferingPictures()
+    networks = {**networks, **each, "teacher": together}
+    differing = DifferingPictures()
     val = _score(networks, recipe, source, "val", accelerator, job, ())
     test = _score(networks, recipe, source, "test", accelerator, job, (differing,))
     return Results({"val": val, "test": test}, {}, differing.result())
 
 
 def _score(
-    networks: Mapping[str, Network], recipe: Recipe, source: DataSource, part: str, accelerator: Accelerator, job: Job, watches: Sequence[Watch]
+    networks: Mapping[str, Answering], recipe: Recipe, source: DataSource, part: str, accelerator: Accelerator, job: Job, watches: Sequence[Watch]
 ) -> dict[str, Score]:
     loader, reference = evaluation_loader(recipe, source, getattr(source, part), accelerator, job.say), "teacher" if "teacher" in networks else None
     return score(networks, loader, accelerator, job.stopper.check, reference=reference, watches=watches)
@@ -155,7 +156,7 @@ def _row(model: str, role: str, results: Results, num_classes: int) -> dict[str,
 
 def network_scores(scores: Mapping[str, Mapping[str, Score]], role: str, num_classes: int) -> dict[str, float]:
     """PART_top1, PART_top5 (where there are more than five classes), PART_nll, PART_ece and PART_brier of one network."""
-    found = {}
+    found: dict[str, float] = {}
     for part, by_role in scores.items():
         ours = by_role[role]
         found |= {f"{part}_top1": ours.top1, f"{part}_nll": ours.nll, f"{part}_brier": ours.brier}
@@ -198,7 +199,7 @@ def write_results(
 def _answers(results: Results) -> dict[str, np.ndarray]:
     """The student's answers on val and test, so that two runs can be compared picture by picture, and how sure it was of those on test; the
     teacher's on test."""
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     for part, scores in results.scores.items():
         arrays |= {part: scores["student"].predictions.astype(np.int32), f"{part}_labels": scores["student"].labels.astype(np.int32)}
     arrays["test_confidences"] = results.scores["test"]["student"].confidences
@@ -214,5 +215,5 @@ def _pictures(differing: list[Differing]) -> dict[str, np.ndarray]:
 
 def _save_arrays(folder: record.RunFolder, name: str, arrays: Mapping[str, np.ndarray]) -> None:
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
+    np.savez_compressed(buffer, **cast("dict[str, Any]", arrays))
     record.write_bytes(folder.path / name, buffer.getvalue())

@@ -164,6 +164,7 @@ def bytes_written(recipe: Recipe, pieces: Pieces) -> int:
 
 
 def checkpoint_bytes(recipe: Recipe, pieces: Pieces) -> int:
+    """Size of one checkpoint: weights, what the optimizer keeps, and the moving average."""
     trained = [parameter for parameter in pieces.distiller.parameters() if parameter.requires_grad]
     copies = 2 if recipe.train.optimizer == "adamw" else int(recipe.train.momentum > 0)
     average = _bytes(pieces.distiller.student.state_dict().values()) if recipe.train.ema_decay is not None else 0

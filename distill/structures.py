@@ -28,6 +28,7 @@ class Batch(NamedTuple):
 
     @property
     def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """images, labels, sample_ids and view: what is moved to a device, or gathered."""
         return self.images, self.labels, self.sample_ids, self.view
 
 
@@ -63,7 +64,15 @@ class FeatureShape(NamedTuple):
 
     @property
     def is_map(self) -> bool:
+        """Whether it is a map [N, C, H, W], not a vector [N, D]."""
         return self.height is not None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of a map. Raises ValueError for a vector, which has none."""
+        if self.height is None or self.width is None:
+            raise ValueError(f"a vector of {self.channels} values has no height and width")
+        return self.height, self.width
 
 
 class Norm(NamedTuple):

@@ -170,7 +170,14 @@ def _train(run: _Run, pieces: Pieces, saving: Saving, kept: Mapping[str, CachedT
                 progress(event)
                 trackers(event)
 
-        how = {"precision": run.precision, "log": log, "saving": saving, "stopper": job.stopper, "teacher": asked(pieces, kept), "warn": job.say}
+        how: dict[str, Any] = {
+            "precision": run.precision,
+            "log": log,
+            "saving": saving,
+            "stopper": job.stopper,
+            "teacher": asked(pieces, kept),
+            "warn": job.say,
+        }
         trainer, scored = build_trainer(run.recipe, run.source, pieces, run.accelerator, **how)
         try:
             trainer.train()
@@ -192,7 +199,7 @@ def _counted(kept: CachedTeacher | None, accelerator: Accelerator) -> dict[str, 
 
 def _recorded(error: DivergedError, folder: record.RunFolder, job: Job) -> DivergedError:
     """Notes what is needed to run that batch again, and says how."""
-    where = {"step": error.step, "sample_ids": error.sample_ids, "terms": error.terms}
+    where: dict[str, Any] = {"step": error.step, "sample_ids": error.sample_ids, "terms": error.terms}
     if job.is_main:
         with contextlib.suppress(OSError):  # on a full disk: what is said matters more
             folder.write_json(record.DIVERGED_FILE, where)

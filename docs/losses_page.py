@@ -177,7 +177,7 @@ def _kind_table(title: str, cards: Sequence[LossCard]) -> str:
 
 
 def _results(scores: Sequence[Score], rows: Sequence[dict[str, Any]]) -> str:
-    recipe = load_recipe(ROOT / "recipes" / "r50_to_r18.yaml")
+    recipe = load_recipe(RECIPES / "kd.yaml")
     split = "7,000 / 1,000 / 2,000 pictures of Fashion-MNIST's test part for train / val / test, 28 px"
     words = RESULTS_TEXT.format(
         student=_network(recipe.student.model), teacher=_network(recipe.teacher.model), split=split, epochs=recipe.train.epochs

@@ -73,6 +73,7 @@ FLOORS = {
     "distill.preparation": 6,
     "distill.teacher_store": 6,
     "distill.job": 6,
+    "distill.machines": 6,
     "distill.losses_command": 6,
     "distill.recipes_command": 6,
     "distill.recipe_schema": 6,

@@ -38,6 +38,10 @@ def test_second_run_reuses_teacher_and_control_and_takes_the_next_name(distill, 
     first = summary("r50_to_r18-seed0")
     assert first["alone"]["run"] == "r50_to_r18-seed0-alone"
     assert first["verdict"] in out
+    drawn = Path("runs/r50_to_r18-seed0/report.html").read_text()
+    assert "<svg" in drawn
+    assert all(f'<th scope="row">{name}</th>' in drawn for name in ("resnet18 alone", "r50_to_r18"))
+    assert not Path("runs/r50_to_r18-seed0-alone/report.html").exists()  # it is in the other's
 
     code, out, err = distill("train", "--recipe", "r50_to_r18", *EASY)
     assert code == 0, err

@@ -15,7 +15,7 @@ def test_list_without_a_pattern_names_ours_and_counts_the_others(distill):
     code, out, _ = distill("models", "list")
     names = model_names()
     assert code == 0
-    assert {line.strip() for line in out.splitlines()} >= set(names["distill"])
+    assert {line.strip() for line in out.splitlines()} >= {*names["distill"], *names["cifar"]}
     assert f"and {len(names['timm']):,} of timm" in out
     assert f"and {len(names['torchvision'])} of torchvision" in out
 
@@ -35,7 +35,7 @@ def test_list_gives_what_matches(distill, pattern, expected):
 def test_list_of_nothing_names_what_is_near(distill):
     code, _, err = distill("models", "list", "resnet81")
     assert code == 2
-    assert "no model is called resnet81; did you mean 'resnet18'?" in err
+    assert "no model is called resnet81; did you mean 'resnet8'?" in err
 
 
 def test_show_says_what_a_resnet_is_made_of(distill):
@@ -53,6 +53,17 @@ def test_show_says_what_a_resnet_is_made_of(distill):
     ]
     assert found["weights"][0] == {"source": "torchvision:IMAGENET1K_V1", "num_classes": 1000, "image_size": 224, "top1": 69.758, "license": None}
     assert any(one["source"] == "timm:resnet18.a1_in1k" and one["license"] == "apache-2.0" for one in found["weights"])
+
+
+def test_show_counts_a_cifar_resnet_as_its_papers_do(distill):
+    code, out, _ = distill("models", "show", "resnet20")
+    assert code == 0
+    assert "0.28 M parameters with 100 classes" in out
+    assert "GMACs at 32 px" in out
+    assert ["layer3", "layer3", "64", "x", "8", "x", "8"] in [line.split() for line in out.splitlines()]
+    assert "weights: none that are known here" in out
+    code, out, _ = distill("models", "list", "resnet32*")
+    assert out.split() == ["resnet32", "resnet32x4"]
 
 
 def test_show_takes_stages_from_what_the_network_says_and_pictures_of_any_size(distill):

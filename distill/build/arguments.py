@@ -25,9 +25,9 @@ def argument_model(cls: type) -> type[BaseModel]:
         raise RecipeError(f"{cls.__name__}: the types of its arguments must be numbers, text, lists or mappings of these: {reason}") from error
 
 
-def _argument_model(cls: type) -> type[BaseModel]:
+def _argument_model(cls: Any) -> type[BaseModel]:
     hints = typing.get_type_hints(cls.__init__)
-    fields = {
+    fields: dict[str, Any] = {
         name: (hints.get(name, Any), ... if parameter.default is inspect.Parameter.empty else parameter.default)
         for name, parameter in list(inspect.signature(cls.__init__).parameters.items())[1:]
         if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)

@@ -106,7 +106,7 @@ def _opened(recipe: Recipe, source: DataSource, pieces: Pieces, precision: str, 
 
 def why_not_kept(recipe: Recipe, pieces: Pieces, *, is_required: bool = False) -> str | None:
     """Why this recipe's teacher answers are not kept, as far as that is known without its weights; None if they are. Raises RecipeError."""
-    cache, losses = recipe.teacher.cache, pieces.distiller.losses
+    cache, losses = recipe.teacher.cache, dict(pieces.distiller.each_loss())
     if cache.use == "off":
         return "teacher.cache.use=off"
     if recipe.teacher.weights == "random" and not is_required:
@@ -139,6 +139,7 @@ def formats(recipe: Recipe, source: DataSource, pieces: Pieces, precision: str) 
 
 
 def num_classes(recipe: Recipe, source: DataSource) -> int:
+    """Of the teacher, which are the data's unless the recipe says another number."""
     return recipe.teacher.num_classes or len(source.class_names)
 
 

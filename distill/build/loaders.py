@@ -22,12 +22,13 @@ Warn = Callable[[str], None]
 def make_views(recipe: Recipe, source: DataSource) -> Views:
     """How this recipe varies the training pictures."""
     augment = recipe.data.augment
+    red, green, blue = source.mean
     same = ("crop", "padding", "scale", "ratio", "flip", "auto", "num_ops", "magnitude", "brightness", "contrast", "saturation", "hue", "erase")
     return Views(
         size=source.image_size,
         **{name: getattr(augment, name) for name in same},
         erase_scale=augment.erase_scale,
-        fill=tuple(round(255 * channel) for channel in source.mean),
+        fill=(round(255 * red), round(255 * green), round(255 * blue)),
         mixing=Mixing(augment.mixup, augment.cutmix, augment.mix),
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import cast
 
 import torch
 
@@ -48,7 +49,7 @@ def set_up(losses: Mapping[str, DistillLoss], student: ModelInfo, teacher: Model
             torch.manual_seed(seed)
             loss.data = data
             try:
-                loss.setup(student, teacher)
+                loss.setup(student, cast("ModelInfo", teacher))  # None only for losses that need no teacher, whose setup takes it
             except DistillError as error:
                 raise RecipeError(f"losses.{label}: {error}") from error
             except Exception as error:  # a stranger's class may raise anything

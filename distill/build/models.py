@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -30,18 +31,19 @@ def make_model(
     K is the number of the data's classes, but for a teacher with num_classes. Raises RecipeError or DataError.
     """
     names = class_names(entry) if isinstance(entry, Teacher) else None
-    columns = None if names is None or _have_no_names(classes, names) else match_classes(classes, names, entry.class_map)
+    class_map = entry.class_map if isinstance(entry, Teacher) else {}
+    columns = None if names is None or _have_no_names(classes, names) else match_classes(classes, names, class_map)
     num_classes = num_answers(entry, classes) if names is None else len(names)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        options = {"norm": entry.norm, "stem": entry.stem, "arguments": entry.arguments, "plugins": catalogue.models}
+        options: dict[str, Any] = {"norm": entry.norm, "stem": entry.stem, "arguments": entry.arguments, "plugins": catalogue.models}
         model = create_model(entry.model, num_classes=num_classes, **options)
     report = None
     if weights is not None:
         new_head = isinstance(entry, Student) and entry.new_head
         report = load_weights(model, entry.model, weights, num_classes=num_classes, new_head=new_head, role=role)
     if columns is not None:
-        keep_classes(model, columns, entry.image_size or image_size)
+        keep_classes(model, columns, getattr(entry, "image_size", None) or image_size)
         report = report and dataclasses.replace(report, num_classes_kept=len(columns))
     return model, report
 

@@ -19,7 +19,7 @@ def loss_notes(distiller: Distiller, recipe: Recipe, source: DataSource, num_pro
 
 def _on_memory(distiller: Distiller, recipe: Recipe, source: DataSource, num_processes: int) -> list[str]:
     together = recipe.data.global_batch_size // recipe.train.accumulation
-    extra = {label: loss.extra_bytes(together if loss.batch_coupled else together // num_processes) for label, loss in distiller.losses.items()}
+    extra = {label: loss.extra_bytes(together if loss.batch_coupled else together // num_processes) for label, loss in distiller.each_loss()}
     if not any(extra.values()):
         return []
     step = step_bytes(distiller, source.image_size, together // num_processes)
@@ -32,7 +32,7 @@ def _on_memory(distiller: Distiller, recipe: Recipe, source: DataSource, num_pro
 
 
 def _on_the_batch(distiller: Distiller, recipe: Recipe) -> list[str]:
-    coupled = [f"losses.{label}" for label, loss in distiller.losses.items() if loss.batch_coupled]
+    coupled = [f"losses.{label}" for label, loss in distiller.each_loss() if loss.batch_coupled]
     if not coupled or recipe.train.accumulation == 1:
         return []
     size = recipe.data.global_batch_size // recipe.train.accumulation
@@ -41,7 +41,8 @@ def _on_the_batch(distiller: Distiller, recipe: Recipe) -> list[str]:
 
 def step_bytes(distiller: Distiller, image_size: int, batch_size: int) -> int:
     """About what a step of the student needs: weights, gradients and one optimizer state, and what its forward keeps for the backward."""
-    student, kept = distiller.student, {}
+    student = distiller.student
+    kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
         if tensor.untyped_storage().data_ptr() not in weights:

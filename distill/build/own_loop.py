@@ -52,7 +52,8 @@ def make_distiller(
     _require_networks(student, teacher)
     _require_pictures(image_size, mean, std, teacher_mean, teacher_std)
     made, weights = _read_losses(losses, has_teacher=teacher is not None)
-    networks, infos = {}, {}
+    networks: dict[str, Network] = {}
+    infos: dict[str, ModelInfo] = {}
     normalisations = {"student": (mean, std), "teacher": (mean, std) if teacher_mean is None else (teacher_mean, teacher_std)}
     given = {"student": (student, student_features), "teacher": (teacher, teacher_features)}
     with contextlib.ExitStack() as hooks:
@@ -98,7 +99,9 @@ def _read_losses(given: Mapping[str, Any], *, has_teacher: bool) -> tuple[dict[s
     """(label -> loss, label -> weight)."""
     if not isinstance(given, Mapping) or not given:
         raise RecipeError('losses must be a mapping with at least one loss, such as {"ce": 1.0, "kd": (1.0, KD(temperature=4))}')
-    losses, weights, labels = {}, {}, {}
+    losses: dict[str, DistillLoss] = {}
+    weights: dict[str, float] = {}
+    labels: dict[DistillLoss, str] = {}
     for label, entry in given.items():
         if not isinstance(label, str) or not label.isidentifier():
             raise RecipeError(f"losses: a label must be letters, digits and _, and not begin with a digit, got {label!r}")

@@ -88,6 +88,7 @@ def plan(name: str, overrides: Sequence[str], plugins: Sequence[str], *, as_json
 
 
 def make_plan(preparation: Preparation, source: DataSource, job: Job) -> Plan:
+    """What a cache of this recipe would hold and cost, from one answer and the measured costs. Raises what building the networks raises."""
     recipe, costs = preparation.recipe, preparation.costs
     precision = resolve_precision(recipe.train.precision, job.state.device)
     pieces = build_pieces(recipe, job.catalogue, source, device=job.state.device, precision=precision, weights={})
@@ -114,7 +115,7 @@ def make_plan(preparation: Preparation, source: DataSource, job: Job) -> Plan:
 
 
 def _features(pieces: Pieces, kept: Sequence[str]) -> list[str]:
-    needed = [layer for loss in pieces.distiller.losses.values() for layer in loss.layers]
+    needed = [layer for _, loss in pieces.distiller.each_loss() for layer in loss.layers]
     return list(dict.fromkeys([*kept, *needed]))
 
 

@@ -15,6 +15,8 @@ _LIMIT = 0.001  # the share of a part's pictures that may be replaced
 
 
 class Failure(NamedTuple):
+    """A picture that could not be read."""
+
     position: int  # in the part
     message: str  # names the file
 

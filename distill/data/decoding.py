@@ -67,7 +67,7 @@ class Decoder:
             if self.name == "torchcodec" and isinstance(content, Path):
                 content = content.read_bytes()
             with Image.open(io.BytesIO(content) if isinstance(content, bytes) else content, formats=FORMATS) as picture:
-                pixels = _by_torchcodec(picture, content) if self.name == "torchcodec" else None
+                pixels = _by_torchcodec(picture, content) if self.name == "torchcodec" and isinstance(content, bytes) else None
                 return _by_pillow(picture) if pixels is None else pixels
         except UnidentifiedImageError as error:
             raise DataError(f"can't read the picture {name}: it is none of {', '.join(FORMATS)}, or damaged; replace or remove the file") from error

@@ -149,5 +149,5 @@ class EvaluationLoader:
 
 def _batch(part: Part, loaded: Loaded, labels: np.ndarray, view: int) -> Batch:
     sample_ids, device = part.sample_ids[loaded.positions], loaded.images.device
-    on_device = [torch.from_numpy(values).to(device, non_blocking=True) for values in (labels, sample_ids)]
-    return Batch(loaded.images, *on_device, torch.full_like(on_device[1], view), HostKeys(sample_ids, view, len(loaded.failures)))
+    given, ids = (torch.from_numpy(values).to(device, non_blocking=True) for values in (labels, sample_ids))
+    return Batch(loaded.images, given, ids, torch.full_like(ids, view), HostKeys(sample_ids, view, len(loaded.failures)))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -29,7 +29,7 @@ class Finding:
     severity: str
     title: str
     meaning: str
-    found: list[str | list[str]] = field(default_factory=list)
+    found: Sequence[str | list[str]] = ()
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,7 @@ _KINDS: dict[str, tuple[str, str, str]] = {
     "deep": (NOTE, "16 bits a channel", "The upper 8 bits are used."),
     "transparent": (NOTE, "with transparency", "It is dropped: what was hidden under it shows."),
 }
+Found = Mapping[str, Sequence[str | list[str]]]  # kind -> what was found: a text, or the texts of a group
 _CUT_LATER = " val or test is cut from the same folders, so one copy may be trained on and another one tested on. Keep one of each."
 
 
@@ -106,10 +107,10 @@ def check_folder(root: Path, files: Survey, decoder: Decoder, *, workers: int = 
     return Report(str(root), len(files.class_names), num_pictures, [_with_cut(finding, files) for finding in findings])
 
 
-def _about_folders(root: Path, files: Survey) -> dict[str, list[str | list[str]]]:
+def _about_folders(root: Path, files: Survey) -> Found:
     """What the names alone tell."""
     training = files.parts.get("train", {})
-    found = {
+    found: dict[str, list[str]] = {
         "classes": _different_classes(files),
         "unlabelled": _names(root, training.get("", [])),
         "few": [f"{name} ({len(pictures)})" for name, pictures in training.items() if name and 0 < len(pictures) < FEW],
@@ -123,7 +124,7 @@ def _about_folders(root: Path, files: Survey) -> dict[str, list[str | list[str]]
     return found
 
 
-def _different_classes(files: Survey) -> list[str | list[str]]:
+def _different_classes(files: Survey) -> list[str]:
     """A sentence for each part whose classes are not those of the training pictures."""
     expected, sentences = set(files.class_names), []
     for part, classes in files.parts.items():
@@ -134,21 +135,21 @@ def _different_classes(files: Survey) -> list[str | list[str]]:
     return sentences
 
 
-def _about_pictures(root: Path, facts: Iterable[PictureFacts]) -> dict[str, list[str | list[str]]]:
-    found = defaultdict(list)
+def _about_pictures(root: Path, facts: Iterable[PictureFacts]) -> Found:
+    found: dict[str, list[str]] = defaultdict(list)
     for fact in facts:
         for trait in fact.traits:
             found[trait] += _names(root, [fact.path])
     return found
 
 
-def _duplicates(root: Path, places: Iterable[tuple[str, str, Path]], facts: dict[Path, PictureFacts]) -> dict[str, list[str | list[str]]]:
+def _duplicates(root: Path, places: Iterable[tuple[str, str, Path]], facts: dict[Path, PictureFacts]) -> Found:
     """Files with equal pixels, each group under the worst that is true of it. places: (part, class, file)."""
     groups: dict[bytes, list[tuple[str, str, Path]]] = defaultdict(list)
     for place in places:
         if content := facts[place[2]].content:
             groups[content].append(place)
-    found = defaultdict(list)
+    found: dict[str, list[list[str]]] = defaultdict(list)
     for group in groups.values():
         if len(group) > 1:
             parts, classes = ({place[column] for place in group} for column in (0, 1))

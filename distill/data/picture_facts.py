@@ -58,7 +58,7 @@ def _look_at_one(decoder: Decoder, path: Path) -> PictureFacts:
     if min(pixels.shape[1:]) < SMALL:
         traits.append("small")
     digest = hashlib.sha256(repr(tuple(pixels.shape)).encode())
-    digest.update(pixels.permute(1, 2, 0).contiguous().numpy())
+    digest.update(pixels.permute(1, 2, 0).contiguous().numpy().data)
     return PictureFacts(path, tuple(traits), content=digest.digest())
 
 
@@ -68,11 +68,11 @@ def _traits(picture: Image.Image, path: Path) -> Iterator[str]:
         yield "greyscale"
     if picture.mode == "CMYK":
         yield "cmyk"
-    if picture.mode.startswith("I;16") or ";16" in repr(picture.tile):  # of colours Pillow keeps 8 bits, and says so only there
+    if picture.mode.startswith("I;16") or ";16" in repr(getattr(picture, "tile", "")):  # of colours Pillow keeps 8 bits, and says so only there
         yield "deep"
     if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
         yield "transparent"
-    if _SAME_FORMAT.get(picture.format, picture.format) != _FORMAT_OF.get(path.suffix.lower()):
+    if _SAME_FORMAT.get(picture.format or "", picture.format) != _FORMAT_OF.get(path.suffix.lower()):
         yield "misnamed"
     # A PNG's own getexif would decode all of it first
     if Image.Image.getexif(picture).get(_ORIENTATION, _UPRIGHT) in range(2, 9):

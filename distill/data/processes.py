@@ -21,7 +21,8 @@ _WORTH_A_PROCESS = 250  # pictures: fewer are read sooner than a process has sta
 _MOST_PROCESSES = 32
 _WAITING = 4  # chunks for each process that are handed out before they are asked for
 
-Chunk, Result = TypeVar("Chunk"), TypeVar("Result")
+Chunk = TypeVar("Chunk")
+Result = TypeVar("Result")
 
 
 def usual_workers(num_pictures: int) -> int:

@@ -24,8 +24,8 @@ class StepSampler:
                 f"it must be a multiple of {parts}" + (f", such as {', '.join(map(str, nearest))}" if nearest else "")
             )
         if num_samples < global_batch_size:
-            fitting = max(parts, num_samples // 2 // parts * parts)
-            way_out = f"set data.global_batch_size={fitting} or add pictures" if fitting <= num_samples else f"add pictures, {parts} at least"
+            smaller = max(parts, num_samples // 2 // parts * parts)
+            way_out = f"set data.global_batch_size={smaller} or add pictures" if smaller <= num_samples else f"add pictures, {parts} at least"
             raise DataError(f"the training part has {num_samples} pictures, fewer than one batch of {global_batch_size}; {way_out}")
         self.num_samples, self.global_batch_size, self.seed = num_samples, global_batch_size, seed
         self.rank, self.world_size, self.accumulation = rank, world_size, accumulation

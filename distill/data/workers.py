@@ -44,10 +44,9 @@ class _Shown(Dataset):
     def __getitem__(self, key: Key) -> tuple[int, Tensor | str, list[Failure]]:
         failures: list[Failure] = []
         try:
-            picture = self.show(key, failures)
+            return key.position, self.show(key, failures), failures
         except DataError as error:  # as a value: an exception would arrive wrapped in the worker's traceback
-            picture = str(error)
-        return key.position, picture, failures
+            return key.position, str(error), failures
 
     def read(self, position: int, failures: list[Failure]) -> Tensor:
         """[1, 3, H, W] uint8"""
@@ -172,5 +171,5 @@ def _leave_signals_to_the_trainer(worker: int) -> None:
 def _collate(samples: list[tuple[int, Tensor | str, list[Failure]]]) -> tuple[Tensor, Tensor | str, list[Failure]]:
     positions = torch.tensor([position for position, _, _ in samples])
     unreadable = next((picture for _, picture, _ in samples if isinstance(picture, str)), None)
-    pictures = unreadable if unreadable is not None else torch.stack([picture for _, picture, _ in samples])
+    pictures = unreadable if unreadable is not None else torch.stack([picture for _, picture, _ in samples if isinstance(picture, Tensor)])
     return positions, pictures, [failure for _, _, failures in samples for failure in failures]

@@ -30,7 +30,7 @@ class Ceilings(NamedTuple):
     def floor(self, flops: float, num_bytes: float) -> tuple[float, str]:
         """(seconds that so much takes at least, what sets them): max(FLOP / F, bytes / B)."""
         seconds = {"arithmetic": flops / self.flops_per_second, "memory": num_bytes / self.bytes_per_second}
-        limit = max(seconds, key=seconds.get)
+        limit = max(seconds, key=seconds.__getitem__)
         return seconds[limit], limit
 
 
@@ -51,7 +51,7 @@ def measure_ceilings(device: torch.device, dtype: torch.dtype) -> Ceilings:
     source = torch.rand(num_bytes // 4, device=device, generator=generator)
     target = torch.empty_like(source)
     speed = 2 * num_bytes / min(seconds_per_call(lambda: target.copy_(source), device, _SHARE))
-    best = max(flops, key=flops.get)
+    best = max(flops, key=flops.__getitem__)
     return Ceilings(flops[best], best, speed)
 
 

@@ -103,7 +103,8 @@ class Stage(NamedTuple):
 
 def check_disk(stages: Iterable[Stage], found: Findings) -> list[dict[str, Any]]:
     """For each run what it writes and what is free then: the runs come one after another, and a finished one keeps less than it wrote."""
-    rows, used = [], {}
+    rows: list[dict[str, Any]] = []
+    used: dict[int, int] = {}
     for stage in stages:
         place = existing(stage.folder)
         disk = os.stat(place).st_dev  # noqa: PTH116 - the number of the disk, of a folder that may be a mount

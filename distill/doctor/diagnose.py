@@ -62,7 +62,8 @@ def diagnose(
     """
     path = None if picture is None else picture_path(picture)
     prepare_process()
-    found, report, state = Findings(), {}, None
+    found, state = Findings(), None
+    report: dict[str, Any] = {}
     with found.attempt("processes"):
         state = processes()
     state = state or PartialState()
@@ -195,7 +196,9 @@ class _Examination:
         path: Path,
     ) -> None:
         """Memory and disk of every run of the job."""
-        stages, needs, makers = [], {}, list(makers_of(preparation.teachers)) if preparation else []
+        stages: list[Stage] = []
+        needs: dict[str, Any] = {}
+        makers = list(makers_of(preparation.teachers)) if preparation else []
         for maker in makers:
             if its := self._pieces(maker, source, precision, {})[0]:
                 name = "the teacher" if len(makers) == 1 else f"the teacher {maker.student.model}"

@@ -21,10 +21,12 @@ def output_console() -> Console:
 
 
 def print_json(report: Any, console: Console) -> None:
+    """The report as JSON on the console."""
     console.print(json.dumps(_plain(report), indent=2, ensure_ascii=False, allow_nan=False), soft_wrap=True)
 
 
 def title(text: str, console: Console) -> None:
+    """An empty line and a heading."""
     console.print()
     console.print(Text(text, style="bold"))
 
@@ -50,6 +52,7 @@ def listed(lines: Sequence[str], console: Console, style: str = "") -> None:
 
 
 def number(value: float) -> str:
+    """Three significant digits, in scientific notation where the number is very large or small."""
     return f"{value:.3g}" if value == 0 or 1e-3 <= abs(value) < 1e4 or not math.isfinite(value) else f"{value:.1e}"
 
 

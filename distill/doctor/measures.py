@@ -50,7 +50,7 @@ def losses_in_words(distiller: Distiller) -> list[dict[str, Any]]:
     """For each loss the layers that it uses, and what it trains of its own."""
     return [
         {"loss": label, "type": type(loss).__name__, "layers": list(loss.layers), "trains": list(_trained_parts(loss))}
-        for label, loss in distiller.losses.items()
+        for label, loss in distiller.each_loss()
     ]
 
 
@@ -119,7 +119,7 @@ def forecast(recipe: Recipe, pieces: Pieces, source: DataSource, batch: Batch, n
     trained = _bytes(parameter for parameter in distiller.parameters() if parameter.requires_grad)
     copies = 2 if recipe.train.optimizer == "adamw" else int(recipe.train.momentum > 0)
     teachers = [its.teacher.network for _, _, its in each_teacher(recipe, pieces)]
-    extra = (loss.extra_bytes(together if loss.batch_coupled else together // num_processes) for loss in distiller.losses.values())
+    extra = (loss.extra_bytes(together if loss.batch_coupled else together // num_processes) for _, loss in distiller.each_loss())
     found = {
         "student and losses": _bytes((*distiller.parameters(), *distiller.buffers())),
         "gradients": trained,
@@ -138,7 +138,7 @@ def check_memory(what: str, needs: dict[str, int], free: int | None, num_process
     needed = num_processes * sum(needs.values())
     if free is None or needed <= _NEARLY_FULL * free:
         return
-    largest = max(needs, key=needs.get)
+    largest = max(needs, key=needs.__getitem__)
     fix = "a smaller data.global_batch_size or a larger train.accumulation lowers it"
     message = f"{what} needs about {size(needed)} of memory, most of it for {largest}, and {size(free)} are free; {fix}"
     if needed > free:
@@ -231,7 +231,7 @@ def advice(rates: dict[str, float], workers: int | None, device: torch.device) -
             f"{workers}), a faster disk, or pictures stored near the size that training uses would help."
         )
     shares = {name: 1 / rate for name, rate in rates.items() if name != "loader" or not workers}
-    slowest = max(shares, key=shares.get)
+    slowest = max(shares, key=shares.__getitem__)
     share = f"{shares[slowest] / sum(shares.values()):.0%} of each step"
     gpu = " or a GPU" if device.type == "cpu" else " or more GPUs"
     helps = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -77,11 +78,15 @@ def _counts(trainer: Trainer) -> dict[str, tuple[int, int]]:
     return {part: (int(flops), int(num_bytes)) for part, (flops, num_bytes) in meter.rows[0].items()}
 
 
+def _seconds_of(name: str, row: Mapping[str, float]) -> float:
+    return row.get(name, 0.0)
+
+
 def _parts(
     names: Sequence[str], rows: Sequence[Mapping[str, float]], whole: float, counts: Mapping[str, tuple[int, int]], ceilings: Ceilings
 ) -> list[dict[str, Any]]:
     """The rest of the step is what the others leave of the whole; medians don't quite add up."""
-    seconds = {name: _median(rows, lambda row, name=name: row.get(name, 0.0)) for name in names if name != OTHER}
+    seconds = {name: _median(rows, functools.partial(_seconds_of, name)) for name in names if name != OTHER}
     seconds[OTHER] = max(0.0, whole - sum(seconds.values()))
     parts = []
     for name, took in seconds.items():

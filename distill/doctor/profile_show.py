@@ -30,6 +30,7 @@ def show_profile(profile: Mapping[str, Any], console: Console) -> None:
 
 
 def what_was_measured(profile: Mapping[str, Any]) -> str:
+    """Pictures a step, precision, device and processes, as a sentence begins."""
     one = f", in one of {profile['num_processes']} processes" if profile["num_processes"] > 1 else ""
     return f"{profile['images_per_step']} pictures in {profile['precision']} on {profile['device']}{one}"
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from distill.engine.distiller import Distiller
 from distill.errors import DistillError
@@ -48,7 +49,7 @@ def _gradient_of(label: str, term: Tensor, distiller: Distiller, student: Output
     wrong = [name for name, gradient in gradients.items() if gradient is not None and not _is_finite(gradient)]
     of_logits = gradients.get("logits")
     rows = torch.zeros(len(student.logits), dtype=torch.bool, device=term.device) if of_logits is None else ~of_logits.isfinite().all(dim=1)
-    row = {"term": label, "value": term.item(), "weight": float(distiller.weight(label))}
+    row: dict[str, Any] = {"term": label, "value": term.item(), "weight": float(distiller.weight(label))}
     row |= {"gradient_norm": torch.stack(norms).norm().item() if norms else 0.0, "wrong_at": [name for name in wrong if name in seen]}
     return row | {"num_wrong_parameters": sum(name in named for name in wrong)}, rows
 
@@ -84,7 +85,8 @@ class _Watched:
     """Notes which of a model's innermost modules are the first to give a value that is not finite."""
 
     def __init__(self, model: nn.Module, places: list[str]):
-        self.model, self.places, self._handles, self._is_found = model, places, [], False
+        self.model, self.places, self._is_found = model, places, False
+        self._handles: list[RemovableHandle] = []
 
     def __enter__(self) -> None:
         for name, module in self.model.named_modules():

@@ -148,8 +148,8 @@ class ViewFile:
 
     def read(self, rows: np.ndarray | slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(answers [n, bytes] uint8, hashes of their pictures [n] int64, whether each is there and whole [n] bool)"""
-        *answers, hashes, seals = (np.ascontiguousarray(part[rows]) for part in self._parts)
-        packed, hashes = np.concatenate(answers, axis=1), hashes.view(np.int64)[:, 0]
+        *answers, hash_bytes, seals = (np.ascontiguousarray(part[rows]) for part in self._parts)
+        packed, hashes = np.concatenate(answers, axis=1), hash_bytes.view(np.int64)[:, 0]
         return packed, hashes, (seals == seal(packed, hashes)).all(axis=1)
 
     def chunks(self) -> Iterator[slice]:

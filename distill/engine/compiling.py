@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from distill.engine.distiller import Distiller
 from distill.engine.gather import is_shared
@@ -43,7 +43,7 @@ def compile_teacher(teacher: Teacher, batch: Batch) -> Compiled:
     """
     device = teacher.network.mean.device
     options = {"freezing": True} if device.type == "cpu" else None  # on CPUs only frozen weights are packed, and fused with what follows them
-    compiled = torch.compile(teacher.network, dynamic=False, options=options)
+    compiled: Callable[[Tensor], Outputs] = torch.compile(teacher.network, dynamic=False, options=options)
 
     def use(is_compiled: bool) -> None:
         teacher.answer = compiled if is_compiled else teacher.network

@@ -20,6 +20,8 @@ _SHARE_OF_LATENCY = 0.3  # of the time that a measurement usually takes: it is s
 
 @dataclass(frozen=True)
 class Costs:
+    """What a network costs to keep and to run."""
+
     num_parameters: int
     gmacs: float  # 1e9 multiply-accumulates for one picture, forward
     images_per_second: float  # forward, in eval mode, in this run's precision, one process

@@ -32,7 +32,7 @@ class Differing(NamedTuple):
 class DifferingPictures:
     """A watch for `score`, of the networks "student" and "teacher"."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._found: list[Differing] = []
 
     def __call__(self, positions: Tensor, batch: Batch, logits: Mapping[str, Tensor]) -> None:
@@ -40,8 +40,9 @@ class DifferingPictures:
         confidence = logits["student"].softmax(dim=1).amax(dim=1)
         kinds = 2 - 2 * (teacher == batch.labels).int() - (student == batch.labels).int()
         for row in (student != teacher).nonzero()[:, 0].tolist():
-            numbers = (int(values[row]) for values in (positions, batch.labels, student, teacher))
-            self._found.append(Differing(int(kinds[row]), float(confidence[row]), *numbers, picture=batch.images[row].cpu().numpy()))
+            position, label, ours, theirs = (int(values[row]) for values in (positions, batch.labels, student, teacher))
+            picture = batch.images[row].cpu().numpy()
+            self._found.append(Differing(int(kinds[row]), float(confidence[row]), position, label, ours, theirs, picture))
         self._found = _surest(self._found)
 
     def result(self) -> list[Differing]:

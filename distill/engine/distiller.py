@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +49,10 @@ class Distiller(nn.Module):
     def labels(self) -> list[str]:
         """Of all terms."""
         return list(self.losses)
+
+    def each_loss(self) -> Iterator[tuple[str, DistillLoss]]:
+        """(label, loss) of all terms."""
+        return ((label, cast("DistillLoss", loss)) for label, loss in self.losses.items())
 
     def set_step(self, step: int) -> None:
         """Writes what every schedule says for this step."""
@@ -91,20 +96,21 @@ class Distiller(nn.Module):
     def inputs(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> dict[str, tuple[Outputs, Outputs | None, Batch]]:
         """What each loss is called with."""
         mine, everyones = (student, teacher, batch), self._everyones(student, teacher, batch)
-        return {label: everyones if loss.batch_coupled else mine for label, loss in self.losses.items()}
+        return {label: everyones if loss.batch_coupled else mine for label, loss in self.each_loss()}
 
     def _everyones(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> tuple[Outputs, Outputs | None, Batch]:
         """What losses see that relate samples to each other: the global batch, gathered once for all of them."""
-        coupled = [loss for loss in self.losses.values() if loss.batch_coupled]
+        coupled = [loss for _, loss in self.each_loss() if loss.batch_coupled]
         if not coupled or not is_shared():
             return student, teacher, batch
         layers = list(dict.fromkeys(layer for loss in coupled for layer in loss.layers))
-        gathered = [None if outputs is None else everyones_outputs(outputs, layers) for outputs in (student, teacher)]
-        return gathered[0], gathered[1], everyones_batch(batch)
+        ours = everyones_outputs(student, layers)
+        theirs = None if teacher is None else everyones_outputs(teacher, layers)
+        return ours, theirs, everyones_batch(batch)
 
     def require_soft_labels(self) -> None:
         """Raises RecipeError that names a loss which can't take [N, K] labels."""
-        for label, loss in self.losses.items():
+        for label, loss in self.each_loss():
             if not loss.takes_soft_labels:
                 raise RecipeError(
                     f"losses.{label}: {type(loss).__name__} needs one class for each picture, and mixed pictures have shares of several; "

@@ -18,6 +18,9 @@ from distill.structures import Batch, Outputs
 Watch = Callable[[Tensor, Batch, Mapping[str, Tensor]], None]  # (positions [n], batch, logits [n, K] by network), once a batch
 
 
+Answering = Callable[[Tensor], Outputs]  # images [N, 3, H, W] uint8 -> what a network answers
+
+
 @dataclass(frozen=True)
 class Score:
     """What one network answered for a whole part; rows as in the part."""
@@ -59,7 +62,7 @@ class Score:
 
 @torch.no_grad()
 def score(
-    networks: Mapping[str, Callable[[Tensor], Outputs]],
+    networks: Mapping[str, Answering],
     loader: EvaluationLoader,
     accelerator: Accelerator,
     check: Callable[[], None] = lambda: None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,9 @@ class Network(nn.Module):
     The normalisation lives here and not in the loader, because teacher and student may each expect their own. Its buffers are not part of the
     state dict, and `model` keeps its plain keys.
     """
+
+    mean: Tensor  # [1, 3, 1, 1], of values 0 .. 255
+    scale: Tensor  # [1, 3, 1, 1], what is multiplied by after the mean is taken off
 
     def __init__(
         self,
@@ -40,14 +44,17 @@ class Network(nn.Module):
         self.model, self.autocast_dtype, self.image_size = model, autocast_dtype, image_size
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.takes_normalised = mean is None
-        mean, std = ((0.0,) * 3, (1.0,) * 3) if mean is None else (mean, std)
+        if mean is None:
+            mean, std = (0.0,) * 3, (1.0,) * 3
+        assert std is not None  # they come together
         self.register_buffer("mean", 255 * torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("scale", 1 / (255 * torch.tensor(std).view(1, 3, 1, 1)), persistent=False)
         self.aliases = dict(aliases or {})
         self.hooks = FeatureHooks(model, layers, self.aliases)
         path = head_path(model)
         self.fixed_head: Head | None = None  # what a frozen network says its classifier is, where its own weights are held in another precision
-        self._head = () if path is None else (model.get_submodule(path),)  # in a tuple, so that it is not a second name in the state dict
+        # in a tuple, so that it is not a second name in the state dict
+        self._head: tuple[Any, ...] = () if path is None else (model.get_submodule(path),)
         self._frozen: list[nn.Module] = []
         self._next: list[Network] = []  # who is given the normalised pictures; in a list, so that it is no part of this network
         self._given: tuple[Tensor, Tensor, int] | None = None  # pictures, the same normalised, and the version that these had then

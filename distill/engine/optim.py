@@ -29,12 +29,12 @@ def make_optimizer(
     weight_decay: float,
     momentum: float = 0.9,
     nesterov: bool = True,
-    betas: Sequence[float] = (0.9, 0.999),
+    betas: tuple[float, float] = (0.9, 0.999),
 ) -> torch.optim.Optimizer:
     """SGD or AdamW over every parameter of the module that is trained, in the fused form."""
     groups = parameter_groups(module, weight_decay)
     if name == "adamw":
-        return torch.optim.AdamW(groups, lr=lr, betas=tuple(betas), fused=True)
+        return torch.optim.AdamW(groups, lr=lr, betas=betas, fused=True)
     optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov and momentum > 0, fused=True)
     for group in optimizer.param_groups if momentum > 0 else ():
         for parameter in group["params"]:  # torch makes them in the first step, and leaves them unset where that one is left out (found_inf)

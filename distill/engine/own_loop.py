@@ -39,7 +39,10 @@ class LoopDistiller(Distiller):
         super().__init__(student, losses, weights)
         self.teacher, self.image_size = teacher, image_size  # a Teacher is no Module, so that nothing here can train or save it
 
-    def forward(self, images: Tensor, labels: Tensor | None = None, *, sample_ids: Tensor | None = None, view: int | Tensor = 0) -> StepOutput:
+    # a Distiller of a run is given the teacher's answers too; this one asks for them, and nothing calls both by one name
+    def forward(  # type: ignore[override]
+        self, images: Tensor, labels: Tensor | None = None, *, sample_ids: Tensor | None = None, view: int | Tensor = 0
+    ) -> StepOutput:
         """One batch -> .loss, with gradient, .terms by label (before their weights, detached) and .logits [N, K] (detached).
 
         images: [N, 3, H, W], as make_distiller was told: normalised floats, or uint8. labels: [N] whole numbers, or [N, K] shares of mixed pictures;
@@ -80,7 +83,7 @@ class LoopDistiller(Distiller):
         return Batch(images, labels, sample_ids, view)
 
     def _require(self, need: str, what: str) -> None:
-        for label, loss in self.losses.items():
+        for label, loss in self.each_loss():
             if getattr(loss, need):
                 raise DataError(f"losses.{label}: {type(loss).__name__} {what}")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -29,7 +29,7 @@ class Teacher:
 
     def __init__(self, network: Network):
         self.network = network.eval().requires_grad_(False)
-        self.answer = network  # what computes it: the network, or a compiled form of it
+        self.answer: Callable[[Tensor], Outputs] = network  # what computes it: the network, or a compiled form of it
         self.form = "as given"  # what was done to the network since, that moves its answers in their last digits
 
     @functools.cached_property
@@ -70,7 +70,7 @@ def with_answers(batches: Iterable[Batch], teacher: Asked | None, num_parts: int
 def _ask_together(teacher: Asked, parts: Sequence[Batch]) -> list[Outputs]:
     if len(parts) == 1:
         return [teacher(parts[0])]
-    hosts = [part.host for part in parts]
+    hosts = [part.host for part in parts if part.host is not None]  # a batch of a loader has it
     host = HostKeys(np.concatenate([one.sample_ids for one in hosts]), hosts[0].view, sum(one.num_replaced for one in hosts))
     answers = teacher(Batch(*map(torch.cat, zip(*(part.tensors for part in parts), strict=True)), host))
     sizes = [len(part.images) for part in parts]

@@ -15,7 +15,8 @@ def seconds_per_call(work: Callable[[], object], device: torch.device, share: fl
     """Of each call, until SECONDS x share have passed and there are LEAST_CALLS. A first one, which chooses algorithms, is not counted."""
 
     work()
-    durations, finished = [], time.perf_counter() + SECONDS * share
+    durations: list[float] = []
+    finished = time.perf_counter() + SECONDS * share
     while len(durations) < LEAST_CALLS or time.perf_counter() < finished:
         synchronise(device)
         started = time.perf_counter()

@@ -35,7 +35,8 @@ class Trackers:
     def __init__(self, names: Sequence[str], run_name: str, folder: Path, config: Mapping[str, Any], warn: Callable[[str], None]):
         """names: which trackers; none in all processes but the first. run_name: what they call the run. config: the recipe, nested as it is."""
         self.names, self.run_name, self.folder, self.config, self.warn = tuple(names), run_name, folder, config, warn
-        self._open: dict[str, GeneralTracker] | None = None  # None: not yet
+        self._open: dict[str, GeneralTracker] = {}
+        self._has_begun = False
         self._notes: dict[str, dict[str, Any]] = {}  # name -> "key", and "sent": kind of event -> last step
         self._step = 0
 
@@ -43,10 +44,10 @@ class Trackers:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for name in tuple(self._open or ()):
+        for name in tuple(self._open):
             with self._guarded(name):
                 self._open[name].finish()
-        self._open = {}
+        self._open, self._has_begun = {}, True
 
     def __call__(self, event: Mapping[str, Any]) -> None:
         """Takes one event of the trainer's log."""
@@ -63,9 +64,9 @@ class Trackers:
         self({"event": "test", "step": self._step, **{key: value for key, value in row.items() if key.startswith("test_")}})
 
     def _begin(self) -> None:
-        if self._open is not None:
+        if self._has_begun:
             return
-        self._open, kept = {}, []
+        self._has_begun, kept = True, []
         if self.names:
             self._notes = _notes(self.folder / TRACKING_FILE)
             kept = list(kept_events(self.folder))
@@ -121,7 +122,8 @@ class Trackers:
 def points(event: Mapping[str, Any]) -> dict[str, float]:
     """An event as names of curves and their values: train/loss, val/top1, test/nll, weights/kd, gradients/kd/norm. What is no finite number is left
     out."""
-    kind, named = event["event"], {}
+    kind = event["event"]
+    named: dict[str, Any] = {}
     for key, value in event.items():
         if key in ("event", "epoch", "step", "time"):
             continue
@@ -136,7 +138,7 @@ def points(event: Mapping[str, Any]) -> dict[str, float]:
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str | int | float | bool]:
     """A nested mapping as "a.b": number or text; null and lists as JSON. Letters that MLflow does not take in a name become _."""
-    found = {}
+    found: dict[str, str | int | float | bool] = {}
     for key, value in config.items():
         name = re.sub(r"[^\w./ :-]", "_", prefix + key)
         if isinstance(value, Mapping) and value:

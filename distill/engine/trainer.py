@@ -68,7 +68,7 @@ class Trainer:
         self.trained = Trained(distiller, optimizer, averaged, self.scaler, accelerator)
         self.parameters = [parameter for parameter in distiller.parameters() if parameter.requires_grad]
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "broadcast_buffers is deprecated")  # Accelerate's name for it is still this one
+            warnings.filterwarnings("ignore", "`?broadcast_buffers`? is deprecated")  # Accelerate's name for it is still this one
             self.distiller = accelerator.prepare(distiller)
         self.optimizer = optimizer  # Accelerate's wrapping serves what is not used here, and looks for packages in every step: half of our own time
         self.step = self.epoch = 0  # steps done, epochs done and evaluated

@@ -145,7 +145,7 @@ def _found(opened: Opened, scored: Score, words: Words, job: Job) -> dict[str, A
     target, source, run = opened.target, opened.source, opened.target.run
     data = {"source": target.recipe.data.source, "root": target.recipe.data.root, "image_size": source.image_size}
     data |= {"num_classes": len(source.class_names), "fingerprint": source.fingerprint(), "note": source.note}
-    found = {"target": target.name, "role": target.role, "model": target.network.model, "weights": opened.weights, "data": data}
+    found: dict[str, Any] = {"target": target.name, "role": target.role, "model": target.network.model, "weights": opened.weights, "data": data}
     found["precision"] = resolve_precision(target.own.train.precision, job.state.device)
     found["num_parameters"] = sum(parameter.numel() for parameter in opened.network.model.parameters())
     found |= measures(scored, source.class_names)

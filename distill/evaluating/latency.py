@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import statistics
 
 import torch
@@ -20,6 +21,6 @@ def latency(network: Network, image_size: int, batch_size: int) -> dict[str, flo
     for name, num in (("one_picture", 1), ("batch", batch_size)):
         generator = torch.Generator().manual_seed(0)
         pictures = torch.randint(0, 256, (num, 3, image_size, image_size), dtype=torch.uint8, generator=generator).to(network.mean.device)
-        durations = seconds_per_call(lambda shown=pictures: network(shown), network.mean.device)
+        durations = seconds_per_call(functools.partial(network, pictures), network.mean.device)
         found |= {f"{name}_ms": 1000 * statistics.median(durations), f"{name}_num_calls": len(durations)}
     return found

@@ -42,7 +42,7 @@ def difference(first: Score, second: Score) -> dict[str, Any]:
     """How much more often the first is right on the same pictures, with McNemar's exact test."""
     ours, theirs = first.predictions == first.labels, second.predictions == second.labels
     found = paired_difference(ours, theirs)
-    counts = {"num_only_first_right": int((ours & ~theirs).sum()), "num_only_second_right": int((~ours & theirs).sum())}
+    counts: dict[str, float] = {"num_only_first_right": int((ours & ~theirs).sum()), "num_only_second_right": int((~ours & theirs).sum())}
     counts |= {"num_both_right": int((ours & theirs).sum()), "num_pictures": len(ours), "agreement": first.agreement(second)}
     return {**found._asdict(), **counts}
 

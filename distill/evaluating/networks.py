@@ -138,7 +138,7 @@ def _refuse_other_model(weights: str, model_name: str, name: str) -> None:
 def _refuse_other_class_count(weights: str, target: Target, num_classes: int, job: Job) -> None:
     """By a safetensors file's header, where what it holds does not fit; nothing is said if that is not why."""
     entry = target.network
-    options = {"norm": entry.norm, "stem": entry.stem, "arguments": entry.arguments, "plugins": job.catalogue.models}
+    options: dict[str, Any] = {"norm": entry.norm, "stem": entry.stem, "arguments": entry.arguments, "plugins": job.catalogue.models}
     with torch.random.fork_rng(devices=[]):
         head = f"{head_path(create_model(entry.model, num_classes=2, **options))}.weight"
     with _header(weights, target.name) as file:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -80,16 +80,23 @@ def difference_in_words(targets: Sequence[Mapping[str, Any]], found: Mapping[str
     return f"{first} is {abs(points):.2f} points {direction} than {second} ({interval}, {p_value}; {test}). Other seeds may differ."
 
 
+Cell = Callable[[Mapping[str, Any]], str]  # what a network's column says in a row
+
+
+def _four_digits(key: str) -> Cell:
+    return lambda found: f"{found[key]:.4f}"
+
+
 def _short(targets: Sequence[Mapping[str, Any]], part: str) -> Table:
     data = targets[0]["data"]
     table = Table(title=f"{targets[0]['num_pictures']:,} {part} pictures of {data['source']}, {data['num_classes']} classes")
     table.add_column("")
     for found in targets:
         table.add_column(printable(found["target"]), justify="right", overflow="fold")
-    rows = [("network", lambda found: f"{found['role']} {found['model']}"), ("top-1", lambda found: f"{found['top1']:.2%}")]
+    rows: list[tuple[str, Cell]] = [("network", lambda found: f"{found['role']} {found['model']}"), ("top-1", lambda found: f"{found['top1']:.2%}")]
     if "top5" in targets[0]:
         rows.append(("top-5", lambda found: f"{found['top5']:.2%}"))
-    rows += [(name, lambda found, key=key: f"{found[key]:.4f}") for name, key in (("NLL", "nll"), ("Brier", "brier"), ("ECE", "ece"))]
+    rows += [(name, _four_digits(key)) for name, key in (("NLL", "nll"), ("Brier", "brier"), ("ECE", "ece"))]
     rows.append(("parameters", lambda found: f"{found['num_parameters'] / 1e6:.2f} M"))
     rows.append(("one picture", lambda found: f"{found['latency']['one_picture_ms']:.2f} ms"))
     rows.append((f"a batch of {targets[0]['latency']['batch_size']}", lambda found: f"{found['latency']['batch_ms']:.2f} ms"))

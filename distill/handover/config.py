@@ -54,7 +54,7 @@ class Config:
     def write(self, folder: Path) -> None:
         """Into the folder's config.json."""
         model = {"name": self.model, "norm": self.norm, "stem": self.stem, "arguments": self.arguments}
-        found = {"format": self.format, "file": self.file, "model": model, "preprocessing": self.preprocessing}
+        found: dict[str, Any] = {"format": self.format, "file": self.file, "model": model, "preprocessing": self.preprocessing}
         found |= {"num_classes": self.num_classes, "label_names": self.class_names, **self.extra}
         record.write_text(folder / CONFIG_FILE, json.dumps(found, indent=2, allow_nan=False) + "\n")
 

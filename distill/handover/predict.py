@@ -98,7 +98,7 @@ def _of_export(folder: Path, wish: PredictWish, job: Job) -> Answerer:
     return Answerer(_placed(answer, config, file, job), config.class_names, config.image_size, pick_decoder())
 
 
-def _placed(answer: Any, config: Config, file: Path, job: Job) -> Network:
+def _placed(answer: Any, config: Config, file: Path, job: Job) -> Any:
     """Weights go to the job's device; programs stay where they were made for, on the CPU."""
     if file.suffix == ".safetensors":
         return as_network(answer, config).to(job.state.device)

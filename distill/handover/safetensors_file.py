@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,7 @@ def write(model: nn.Module, folder: Path, image_size: int, calibration: Tensor |
 def load(path: Path, plugins: Builders = NO_PLUGINS) -> Callable[[Tensor], Tensor]:
     """The network that config.json beside the file names, with its weights. Raises DataError or RecipeError; runs no code of theirs."""
     config = read_config(path.parent)
-    options = {"norm": config.norm, "stem": config.stem, "arguments": config.arguments, "plugins": plugins}
+    options: dict[str, Any] = {"norm": config.norm, "stem": config.stem, "arguments": config.arguments, "plugins": plugins}
     with torch.random.fork_rng(devices=[]):
         model = create_model(config.model, num_classes=config.num_classes, **options)
     load_weights(model, config.model, str(path), num_classes=config.num_classes, role="student")

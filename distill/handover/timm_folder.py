@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from distill.errors import RecipeError
 from distill.handover.config import Config
 from distill.handover.safetensors_file import write
-from distill.models.resnet import RESNETS
-from distill.models.zoo import NO_PLUGINS, Builders
+from distill.models.cifar_resnet import CIFAR_RESNETS
+from distill.models.zoo import NO_PLUGINS, OWN, Builders
 
 __all__ = ["load", "timm_config", "why_not", "write"]
 
@@ -36,7 +36,9 @@ def why_not(config: Config) -> str | None:
         return f"{config.model} is a network of torchvision, which timm does not have under these names: {_INSTEAD}"
     if family == "timm":
         return _not_json(config.arguments)
-    if config.model not in RESNETS:
+    if config.model in CIFAR_RESNETS:
+        return f"{config.model} is a network of distill for pictures of 32 px, which timm does not have: {_INSTEAD}"
+    if config.model not in OWN:
         return f"{config.model} is a plug-in's network, which timm does not have: take --to safetensors (with the plug-in), torch-export or onnx"
     if config.stem != "imagenet":
         return f"timm's {config.model} has no stem {config.stem!r} (its first layers are stem: imagenet): {_INSTEAD}"
@@ -64,6 +66,6 @@ def timm_config(model: nn.Module, config: Config) -> dict[str, Any]:
     described = {key: own[key] for key in _KEPT if own.get(key) is not None} | pictures
     described |= {"input_size": [3, config.image_size, config.image_size], "num_classes": config.num_classes}
     found = {"architecture": config.model.rpartition("/")[2].partition(".")[0], "pretrained_cfg": described}
-    if config.model not in RESNETS and config.arguments:
+    if config.model not in OWN and config.arguments:
         found["model_args"] = config.arguments
     return found

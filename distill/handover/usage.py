@@ -5,6 +5,7 @@ from __future__ import annotations
 from distill.handover.config import Config
 from distill.handover.formats import PROGRAMS
 from distill.models.resnet import RESNETS
+from distill.models.zoo import OWN
 
 PICTURE = """\
 import json, torch
@@ -24,7 +25,7 @@ _ANSWER = 'print(config["label_names"][logits.argmax()])'
 
 def usage(config: Config) -> str:
     """As Markdown."""
-    needs_plugin = config.format == "safetensors" and "/" not in config.model and config.model not in RESNETS
+    needs_plugin = config.format == "safetensors" and "/" not in config.model and config.model not in OWN
     more = " --plugin FILE" if needs_plugin else " --trust" if config.file.endswith(PROGRAMS) else ""
     command = f"distill predict FOLDER picture.png{more}"
     return f"```python\n{PICTURE}\n\n{_network(config)}\n{_ANSWER}\n```\n\n`{command}` does the same."
@@ -52,8 +53,10 @@ def _weights(config: Config) -> str:
     is_plain = config.norm in ("batch", "sync") and config.stem == "imagenet"
     if family == "torchvision" or (plain in RESNETS and is_plain):
         return f'import torchvision\nmodel = torchvision.models.get_model("{plain}", num_classes={config.num_classes}{arguments})\n{load}'
-    if plain not in RESNETS:
+    if plain not in OWN:
         return f"model = ...  # the plug-in's {config.model}, with num_classes={config.num_classes}{arguments}\n{load}"
-    options = f', norm="{config.norm}", stem="{config.stem}", arguments={config.arguments!r}'
+    norm = "batch" if config.norm == "sync" else config.norm  # the same network, and it needs no CUDA
+    said = {"norm": (norm, "batch"), "stem": (config.stem, "imagenet"), "arguments": (config.arguments, {})}
+    options = "".join(f", {name}={value!r}" for name, (value, default) in said.items() if value != default)
     create = "from distill.models.zoo import create_model  # a network that only distill has"
     return f'{create}\nmodel = create_model("{config.model}", num_classes={config.num_classes}{options})\n{load}'

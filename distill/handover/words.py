@@ -18,6 +18,8 @@ _RUN = "runs/r50_to_r18-seed0"
 
 @dataclass(frozen=True)
 class ExportWish:
+    """What `distill export` was asked for."""
+
     run: str
     overrides: Sequence[str]
     to: str
@@ -29,6 +31,8 @@ class ExportWish:
 
 @dataclass(frozen=True)
 class PushWish:
+    """What `distill push` was asked for."""
+
     source: str  # a run or an export
     overrides: Sequence[str]
     repository: str
@@ -41,6 +45,8 @@ class PushWish:
 
 @dataclass(frozen=True)
 class PredictWish:
+    """What `distill predict` was asked for."""
+
     source: str  # a run or an export
     pictures: Sequence[str]
     top: int

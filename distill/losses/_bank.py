@@ -14,6 +14,12 @@ from distill.structures import Batch, DataInfo
 class OtherClasses(nn.Module):
     """Where each training picture's row is, and which rows belong to pictures of other classes."""
 
+    row_of: Tensor  # [largest sample id + 1] int64
+    classes: Tensor  # [M] int64, by row
+    by_class: Tensor  # [M] int64, the rows in the order of their classes
+    counts: Tensor  # [K] int64, pictures of each class
+    first: Tensor  # [K] int64, where each class begins in by_class
+
     def __init__(self, data: DataInfo):
         """Raises RecipeError unless there are pictures of at least two classes."""
         super().__init__()

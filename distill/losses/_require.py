@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from torch import Tensor
+
 from distill.errors import RecipeError
-from distill.structures import FeatureShape, ModelInfo
+from distill.structures import FeatureShape, Head, ModelInfo, Outputs
 
 
 def positive(**values: float) -> None:
@@ -28,17 +30,24 @@ def equal_classes(student: ModelInfo, teacher: ModelInfo) -> None:
         raise RecipeError(f"the student has {student.num_classes} classes and the teacher {teacher.num_classes}; this loss compares their logits")
 
 
-def head(info: ModelInfo, whose: str) -> None:
-    """Raises RecipeError if the network does not end in a linear layer that this loss could use."""
+def head(info: ModelInfo, whose: str) -> Tensor:
+    """The classifier's weight [K, D]. Raises RecipeError if the network does not end in a linear layer that this loss could use."""
     if info.head_weight is None:
         raise RecipeError(f"this loss needs the {whose}'s classifier as a linear layer, and {info.name} has none")
+    return info.head_weight
+
+
+def head_now(outputs: Outputs) -> Head:
+    """The classifier as it is in this step, of a network that `head` has let pass at setup."""
+    assert outputs.head is not None
+    return outputs.head
 
 
 def map_that_is_pooled(info: ModelInfo, layer: str, whose: str) -> None:
     """Raises RecipeError unless the classifier takes the mean of this map over its places, so that it can be asked about each place too."""
-    head(info, whose)
+    width = head(info, whose).shape[1]
     maps(info.shapes, [layer], whose)
-    channels, width = info.shapes[layer].channels, info.head_weight.shape[1]
+    channels = info.shapes[layer].channels
     if channels != width:
         raise RecipeError(f"the {whose}'s {layer!r} has {channels} channels and its classifier takes {width}: take the last map, such as 'layer4'")
     if layer in info.not_pooled:

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distill.losses import _require
+from distill.losses._added import added
 from distill.losses.base import DistillLoss, upcast
 from distill.models.projector import Projector
 from distill.structures import Batch, ModelInfo, Outputs
@@ -49,8 +50,8 @@ class ActivationBoundaries(DistillLoss):
         self.projectors = nn.ModuleList(Projector(student.shapes[layer], teacher.shapes[layer]) for layer in self.layers)
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
-        total = 0.0
+        terms = []
         for index, (layer, projector) in enumerate(zip(self.layers, self.projectors, strict=True)):
             ours, theirs = upcast(projector(student.features[layer])), upcast(teacher.features[layer])
-            total = total + boundaries(ours, theirs, self.margin) * 2.0 ** (index + 1 - len(self.layers))
-        return total * _SCALE
+            terms.append(boundaries(ours, theirs, self.margin) * 2.0 ** (index + 1 - len(self.layers)))
+        return added(terms) * _SCALE

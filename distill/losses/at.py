@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from distill.losses import _require
+from distill.losses._added import added
 from distill.losses._sizes import to_one_size
 from distill.losses.base import DistillLoss
 from distill.structures import Batch, ModelInfo, Outputs
@@ -49,4 +50,4 @@ class AttentionTransfer(DistillLoss):
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         pairs = (to_one_size(student.features[layer], teacher.features[layer]) for layer in self.layers)
-        return sum((attention(ours) - attention(theirs)).square().mean() for ours, theirs in pairs)
+        return added((attention(ours) - attention(theirs)).square().mean() for ours, theirs in pairs)

@@ -40,11 +40,17 @@ class DistillLoss(nn.Module):
         super().__init__()
         self.layers = tuple(layers)
 
-    def setup(self, student: ModelInfo, teacher: ModelInfo | None) -> None:
-        """Called once before the optimizer is made, with the shapes of the layers asked for."""
+    def setup(self, student: ModelInfo, teacher: ModelInfo) -> None:
+        """Called once before the optimizer is made, with the shapes of the layers asked for; a refusal of these is a RecipeError.
 
-    def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Tensor:
-        """[] scalar with gradient, mean over the batch. Runs with autocast off."""
+        A loss with `needs_teacher = False` takes `teacher: ModelInfo | None`.
+        """
+
+    def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
+        """[] scalar with gradient, mean over the batch. Runs with autocast off.
+
+        A loss with `needs_teacher = False` takes `teacher: Outputs | None`.
+        """
         raise NotImplementedError
 
     def extra_bytes(self, batch_size: int) -> int:

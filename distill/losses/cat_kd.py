@@ -62,7 +62,7 @@ class CATKD(DistillLoss):
                 self._require_places(f"the {whose}'s {self.layer!r} is a map of 1x1")
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
-        ours, theirs = (class_maps(net.features[self.layer], net.head.weight, self.grid) for net in (student, teacher))
+        ours, theirs = (class_maps(net.features[self.layer], _require.head_now(net).weight, self.grid) for net in (student, teacher))
         return F.mse_loss(unit_length(ours), unit_length(theirs)) if self.normalise else F.mse_loss(ours, theirs)
 
     def _require_places(self, reason: str) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from distill.errors import RecipeError
 from distill.losses import _require
+from distill.losses._added import added
 from distill.losses._unit import unit
 from distill.losses.base import DistillLoss
 from distill.structures import Batch, Outputs
@@ -19,7 +20,7 @@ def gaussian(products: Tensor, width: float | Tensor, order: int) -> Tensor:
     The width is the paper's gamma.
     """
     scaled = 2 * width * products
-    series = sum(scaled**power / math.factorial(power) for power in range(1, order + 1))
+    series = added(scaled**power / math.factorial(power) for power in range(1, order + 1))
     return math.e ** (-2 * width) * (1 + series)
 
 
@@ -60,7 +61,7 @@ class CorrelationCongruence(DistillLoss):
         self.gamma, self._kernel, self._order = gamma, kernel, order
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
-        return sum((self._congruence(teacher.features[layer]) - self._congruence(student.features[layer])).square().mean() for layer in self.layers)
+        return added((self._congruence(teacher.features[layer]) - self._congruence(student.features[layer])).square().mean() for layer in self.layers)
 
     def _congruence(self, features: Tensor) -> Tensor:
         """[N, ...] -> [N, N]."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from distill.errors import RecipeError
 from distill.losses import _require
+from distill.losses._added import added
 from distill.losses._bank import OtherClasses, remember
 from distill.losses._unit import unit
 from distill.losses.base import DistillLoss, upcast
@@ -51,6 +52,10 @@ class CRD(DistillLoss):
     needs_all_logits = False
     takes_soft_labels = False
 
+    student_bank: Tensor  # [M, dim], a row of length 1 for each training picture
+    teacher_bank: Tensor
+    log_mean: Tensor  # []
+
     def __init__(self, layer: str = "pooled", dim: int = 128, num_negatives: int = 16384, temperature: float = 0.07, momentum: float = 0.5):
         """Raises RecipeError unless dim, num_negatives and temperature are above 0 and 0 <= momentum < 1."""
         super().__init__(layers=[layer])
@@ -69,7 +74,8 @@ class CRD(DistillLoss):
         shapes = [info.shapes[self.layers[0]] for info in (student, teacher)]
         if any(shape.is_map for shape in shapes):
             raise RecipeError(f"layer must be a vector such as 'pooled', and {self.layers[0]!r} is a map")
-        self.student_embedding, self.teacher_embedding = (nn.Linear(shape.channels, self._dim) for shape in shapes)
+        self.student_embedding = nn.Linear(shapes[0].channels, self._dim)
+        self.teacher_embedding = nn.Linear(shapes[1].channels, self._dim)
         self.pictures = OtherClasses(self.data)
         self.num_negatives = min(self.num_negatives, self.pictures.num_others)
         for name in ("student_bank", "teacher_bank"):
@@ -90,7 +96,7 @@ class CRD(DistillLoss):
         if self.training:
             remember(self.student_bank, rows, ours.detach(), self.momentum)
             remember(self.teacher_bank, rows, theirs.detach(), self.momentum)
-        return sum(noise_contrast(positive, similarities, log_constant) for similarities in negatives)
+        return added(noise_contrast(positive, similarities, log_constant) for similarities in negatives)
 
     def extra_bytes(self, batch_size: int) -> int:
         banks, similarities = 4 * self.pictures.num * self._dim * 4, 2 * batch_size * self.pictures.num * 4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from distill.losses._added import added
 from distill.losses.base import DistillLoss, upcast
 from distill.models.projector import Projector
 from distill.structures import Batch, ModelInfo, Outputs
@@ -34,4 +35,4 @@ class FitNet(DistillLoss):
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         pairs = zip(self.layers, self.projectors, strict=True)
-        return sum((upcast(projector(student.features[layer])) - upcast(teacher.features[layer])).square().mean() for layer, projector in pairs)
+        return added((upcast(projector(student.features[layer])) - upcast(teacher.features[layer])).square().mean() for layer, projector in pairs)

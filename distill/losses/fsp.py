@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distill.errors import RecipeError
 from distill.losses import _require
+from distill.losses._added import added
 from distill.losses.base import DistillLoss, upcast
 from distill.models.projector import Projector
 from distill.structures import Batch, ModelInfo, Outputs
@@ -17,7 +20,8 @@ Pair = tuple[Tensor, Tensor]
 def matched(first: Tensor, second: Tensor) -> Pair:
     """[N, C1, h, w] and [N, C2, H, W] -> [N, C1, P] and [N, C2, P]: the larger map max-pooled to the smaller one's size, places in a row."""
     size = (min(first.shape[2], second.shape[2]), min(first.shape[3], second.shape[3]))
-    return tuple((each if each.shape[2:] == size else F.adaptive_max_pool2d(each, size)).flatten(2) for each in (first, second))
+    first, second = (each if each.shape[2:] == size else F.adaptive_max_pool2d(each, size) for each in (first, second))
+    return first.flatten(2), second.flatten(2)
 
 
 def _by_places(channels: tuple[int, int], places: int) -> bool:
@@ -68,13 +72,13 @@ class FSP(DistillLoss):
         _require.maps(teacher.shapes, self.layers, "teacher")
         self.projectors = nn.ModuleList(Projector(student.shapes[layer], teacher.shapes[layer]) for layer in self.layers)
         shapes = [(teacher.shapes[first], teacher.shapes[second]) for first, second in self._pairs]
-        sizes = [((a.channels, b.channels), min(a.height, b.height) * min(a.width, b.width)) for a, b in shapes]
+        sizes = [((a.channels, b.channels), math.prod(map(min, a.size, b.size))) for a, b in shapes]
         self._numbers = sum(6 * places**2 if _by_places(channels, places) else 3 * channels[0] * channels[1] for channels, places in sizes)
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         ours = {layer: upcast(projector(student.features[layer])) for layer, projector in zip(self.layers, self.projectors, strict=True)}
         theirs = {layer: upcast(teacher.features[layer]) for layer in self.layers}
-        return sum(self._distance(*(matched(maps[first], maps[second]) for maps in (ours, theirs))) for first, second in self._pairs)
+        return added(self._distance(*(matched(maps[first], maps[second]) for maps in (ours, theirs))) for first, second in self._pairs)
 
     @staticmethod
     def _distance(ours: Pair, theirs: Pair) -> Tensor:

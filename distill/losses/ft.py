@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from distill.errors import RecipeError
 from distill.losses import _require
+from distill.losses._added import added
 from distill.losses._precision import in_own_precision
 from distill.losses._sizes import pooled_to
 from distill.losses.base import DistillLoss, upcast
@@ -78,8 +79,8 @@ class FactorTransfer(DistillLoss):
         self.factors = nn.ModuleList(_Factors(*pair, self._rate, self._kernel_size) for pair in shapes)
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
-        total = 0.0
+        terms = []
         for layer, factors in zip(self.layers, self.factors, strict=True):
             distance, error = factors(student.features[layer], teacher.features[layer])
-            total = total + distance + self.reconstruction_weight * error
-        return total
+            terms += [distance, self.reconstruction_weight * error]
+        return added(terms)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from distill.losses import _require
+from distill.losses._added import added
 from distill.losses.base import DistillLoss, upcast
 from distill.models.projector import Projector
 from distill.structures import Batch, FeatureShape, ModelInfo, Outputs
@@ -61,4 +62,4 @@ class ICKD(DistillLoss):
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         pairs = zip(self.layers, self.projectors, strict=True)
-        return sum(ickd(upcast(projector(student.features[layer])), upcast(teacher.features[layer])) for layer, projector in pairs)
+        return added(ickd(upcast(projector(student.features[layer])), upcast(teacher.features[layer])) for layer, projector in pairs)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from distill.losses import _require
+from distill.losses._added import added
 from distill.losses.base import DistillLoss
 from distill.structures import Batch, ModelInfo, Outputs
 
@@ -18,7 +19,7 @@ def jensen_shannon(student_logits: Tensor, teacher_logits: Tensor, temperature: 
     ours, theirs = (F.log_softmax(logits / temperature, dim=1) for logits in (student_logits, teacher_logits))
     middle = torch.logaddexp(ours, theirs) - math.log(2)
     divergences = (log_p.exp() * (log_p - middle) for log_p in (ours, theirs))
-    return 0.5 * sum(divergences).sum(dim=1).mean() * temperature**2
+    return 0.5 * added(divergences).sum(dim=1).mean() * temperature**2
 
 
 class JensenShannon(DistillLoss):

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from distill.errors import RecipeError
 from distill.losses import _require
+from distill.losses._added import added
 from distill.losses._precision import in_own_precision
 from distill.losses._sizes import pooled_to
 from distill.losses.base import DistillLoss, keyed_uniform, upcast
@@ -55,10 +56,10 @@ class MGD(DistillLoss):
         self.generators = nn.ModuleList(generator(theirs) for _, theirs in widths)
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
-        total = 0.0
+        terms = []
         for index, (layer, align, generate) in enumerate(zip(self.layers, self.aligners, self.generators, strict=True)):
             aligned = in_own_precision(align, pooled_to(student.features[layer], teacher.features[layer].shape[2:]))
             is_seen = keyed_uniform(batch.sample_ids, batch.view, aligned.shape[1], stream=_STREAM + index) >= self.mask_ratio  # [N, C]
             generated = in_own_precision(generate, aligned * is_seen[:, :, None, None].to(aligned.dtype))
-            total = total + (upcast(generated) - upcast(teacher.features[layer])).square().flatten(1).sum(dim=1).mean()
-        return total
+            terms.append((upcast(generated) - upcast(teacher.features[layer])).square().flatten(1).sum(dim=1).mean())
+        return added(terms)

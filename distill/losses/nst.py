@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import torch.nn.functional as F
 from torch import Tensor
 
 from distill.losses import _require
+from distill.losses._added import added
 from distill.losses._sizes import to_one_size
 from distill.losses.base import DistillLoss, upcast
 from distill.structures import Batch, ModelInfo, Outputs
@@ -30,7 +33,7 @@ def discrepancy(student: Tensor, teacher: Tensor) -> Tensor:
         ours, theirs = (each.mT @ each / each.shape[1] for each in (student, teacher))
         return (ours - theirs).square().sum(dim=(1, 2))
     pairs = ((student, student, 1), (teacher, teacher, 1), (student, teacher, -2))
-    return sum(factor * (one @ other.mT).square().mean(dim=(1, 2)) for one, other, factor in pairs)
+    return added(factor * (one @ other.mT).square().mean(dim=(1, 2)) for one, other, factor in pairs)
 
 
 class NeuronSelectivityTransfer(DistillLoss):
@@ -61,13 +64,13 @@ class NeuronSelectivityTransfer(DistillLoss):
         _require.maps(teacher.shapes, self.layers, "teacher")
         self._numbers = 0
         for ours, theirs in ((student.shapes[layer], teacher.shapes[layer]) for layer in self.layers):
-            channels, places = (ours.channels, theirs.channels), min(ours.height, theirs.height) * min(ours.width, theirs.width)
+            channels, places = (ours.channels, theirs.channels), math.prod(map(min, ours.size, theirs.size))
             kernels = channels[0] ** 2 + channels[0] * channels[1] + channels[1] ** 2
             self._numbers += 2 * places**2 if _by_places(*channels, places) else kernels
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         pairs = (to_one_size(student.features[layer], teacher.features[layer]) for layer in self.layers)
-        return sum(discrepancy(patterns(ours), patterns(theirs)).mean() for ours, theirs in pairs)
+        return added(discrepancy(patterns(ours), patterns(theirs)).mean() for ours, theirs in pairs)
 
     def extra_bytes(self, batch_size: int) -> int:
         return 3 * 4 * self._numbers * batch_size  # each matrix, its square and a gradient, in float32

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from distill.errors import RecipeError
 from distill.losses import _require
+from distill.losses._added import added
 from distill.losses.base import DistillLoss, upcast
 from distill.models.projector import Projector
 from distill.structures import Batch, ModelInfo, Norm, Outputs
@@ -75,8 +76,8 @@ class OFD(DistillLoss):
             self.register_buffer(f"margin{index}", margin.reshape(-1, 1, 1), persistent=False)
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
-        total = 0.0
+        terms = []
         for index, (layer, projector) in enumerate(zip(self.layers, self.projectors, strict=True)):
             ours, theirs = upcast(projector(student.features[layer])), upcast(teacher.features[layer])
-            total = total + partial_l2(ours, theirs, getattr(self, f"margin{index}")) * 2.0 ** (index + 1 - len(self.layers))
-        return total
+            terms.append(partial_l2(ours, theirs, getattr(self, f"margin{index}")) * 2.0 ** (index + 1 - len(self.layers)))
+        return added(terms)

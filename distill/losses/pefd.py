@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distill.losses import _require
+from distill.losses._added import added
 from distill.losses.base import DistillLoss, upcast
 from distill.models.projector import Projector
 from distill.structures import Batch, ModelInfo, Outputs
@@ -38,5 +39,5 @@ class PEFD(DistillLoss):
         self.projectors = nn.ModuleList(Projector(student.shapes["pooled"], teacher.shapes["pooled"]) for _ in range(self.num_projectors))
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
-        projected = sum(upcast(projector(student.features["pooled"])).relu() for projector in self.projectors)  # a sum has the mean's direction
+        projected = added(upcast(projector(student.features["pooled"])).relu() for projector in self.projectors)  # a sum has the mean's direction
         return 1 - F.cosine_similarity(projected, upcast(teacher.features["pooled"]), dim=1).mean()

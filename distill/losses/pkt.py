@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from distill.losses._added import added
 from distill.losses._unit import unit
 from distill.losses.base import DistillLoss
 from distill.structures import Batch, Outputs
@@ -42,8 +43,8 @@ class ProbabilisticTransfer(DistillLoss):
         super().__init__(layers=layers)
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
-        total = 0.0
+        terms = []
         for layer in self.layers:
             ours, theirs = neighbours(student.features[layer]), neighbours(teacher.features[layer])
-            total = total + (theirs * ((theirs + _EPSILON) / (ours + _EPSILON)).log()).mean()
-        return total
+            terms.append((theirs * ((theirs + _EPSILON) / (ours + _EPSILON)).log()).mean())
+        return added(terms)

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from distill.losses import _require
+from distill.losses._added import added
 from distill.losses._fusion import Fusion, as_map
 from distill.losses._precision import in_own_precision
 from distill.losses.base import DistillLoss, upcast
@@ -63,4 +64,4 @@ class ReviewKD(DistillLoss):
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         fused = in_own_precision(self.fusion, *(student.features[layer] for layer in self.layers))
         targets = (as_map(teacher.features[layer]) for layer in self.layers)
-        return sum(pyramid_mse(upcast(ours), upcast(theirs)) for ours, theirs in zip(fused, targets, strict=True))
+        return added(pyramid_mse(upcast(ours), upcast(theirs)) for ours, theirs in zip(fused, targets, strict=True))

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from distill.losses import _require
+from distill.losses._added import added
 from distill.losses._unit import unit
 from distill.losses.base import DistillLoss, upcast
 from distill.structures import Batch, ModelInfo, Outputs
@@ -65,7 +66,7 @@ class RelationalKD(DistillLoss):
         self._num_values = sum(math.prod(size for size in shape if size is not None) for shape in shapes)
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
-        return sum(self._of_layer(student.features[layer], teacher.features[layer]) for layer in self.layers)
+        return added(self._of_layer(student.features[layer], teacher.features[layer]) for layer in self.layers)
 
     def _of_layer(self, ours: Tensor, theirs: Tensor) -> Tensor:
         ours, theirs = differences(ours), differences(theirs)

@@ -21,7 +21,7 @@ def local_logits(feature_map: Tensor, head: Head, grids: list[tuple[int, int]]) 
 
 def make_grids(scales: list[int], student: FeatureShape, teacher: FeatureShape) -> list[tuple[int, int]]:
     """The grids as (rows, columns), none finer than either map, and none twice."""
-    height, width = min(student.height, teacher.height), min(student.width, teacher.width)
+    height, width = map(min, student.size, teacher.size)
     return list(dict.fromkeys((min(scale, height), min(scale, width)) for scale in scales))
 
 
@@ -69,8 +69,8 @@ class ScaleDecoupled(DistillLoss):
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         (layer,) = self.layers
-        ours, theirs = (local_logits(outputs.features[layer], outputs.head, self.grids) for outputs in (student, teacher))
-        whole = local_logits(teacher.features[layer], teacher.head, [(1, 1)])
+        ours, theirs = (local_logits(outputs.features[layer], _require.head_now(outputs), self.grids) for outputs in (student, teacher))
+        whole = local_logits(teacher.features[layer], _require.head_now(teacher), [(1, 1)])
         is_complementary = theirs.argmax(dim=2) != whole.argmax(dim=2)  # [N, R]
         log_q, log_p = (F.log_softmax(logits / self.temperature, dim=2) for logits in (ours, theirs))
         divergences = F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=2)

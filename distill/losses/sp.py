@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from distill.losses._added import added
 from distill.losses.base import DistillLoss, upcast
 from distill.structures import Batch, Outputs
 
@@ -38,4 +39,4 @@ class SimilarityPreserving(DistillLoss):
         super().__init__(layers=layers)
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
-        return sum((similarities(teacher.features[layer]) - similarities(student.features[layer])).square().mean() for layer in self.layers)
+        return added((similarities(teacher.features[layer]) - similarities(student.features[layer])).square().mean() for layer in self.layers)

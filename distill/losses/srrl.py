@@ -40,5 +40,5 @@ class SRRL(DistillLoss):
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         pooled = upcast(self.projector(student.features[self.layer])).relu().mean(dim=(2, 3))  # [N, D]
-        logits = F.linear(pooled, *teacher.head)
+        logits = F.linear(pooled, *_require.head_now(teacher))
         return self.alpha * F.mse_loss(pooled, upcast(teacher.features["pooled"])) + self.beta * F.mse_loss(logits, teacher.logits)

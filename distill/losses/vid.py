@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distill.losses import _require
+from distill.losses._added import added
 from distill.losses.base import DistillLoss, upcast
 from distill.models.projector import Projector
 from distill.structures import Batch, ModelInfo, Outputs
@@ -53,8 +54,8 @@ class VID(DistillLoss):
         self.raw_variances = nn.ParameterList(torch.full((teacher.shapes[layer].channels,), start) for layer in self.layers)
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
-        total = 0.0
+        terms = []
         for layer, projector, raw in zip(self.layers, self.projectors, self.raw_variances, strict=True):
             mean = upcast(projector(student.features[layer]))
-            total = total + vid(mean, F.softplus(upcast(raw)) + _LEAST_VARIANCE, upcast(teacher.features[layer]))
-        return total
+            terms.append(vid(mean, F.softplus(upcast(raw)) + _LEAST_VARIANCE, upcast(teacher.features[layer])))
+        return added(terms)

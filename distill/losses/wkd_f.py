@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from distill.errors import RecipeError
 from distill.losses import _require
+from distill.losses._added import added
 from distill.losses.base import DistillLoss, upcast
 from distill.models.projector import Projector
 from distill.structures import Batch, ModelInfo, Outputs
@@ -64,8 +65,8 @@ class WKDFeature(DistillLoss):
         self.projectors = nn.ModuleList(Projector(student.shapes[layer], teacher.shapes[layer]) for layer in self.layers)
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
-        total = 0.0
+        terms = []
         for layer, projector in zip(self.layers, self.projectors, strict=True):
             ours, theirs = upcast(projector(student.features[layer])), upcast(teacher.features[layer])
-            total = total + wkd_f(ours, theirs, self.mean_weight, self.grid)
-        return total
+            terms.append(wkd_f(ours, theirs, self.mean_weight, self.grid))
+        return added(terms)

@@ -61,6 +61,8 @@ class WassersteinLogits(DistillLoss):
     needs_labels = True
     takes_soft_labels = False
 
+    cost: Tensor  # [K, K], of moving probability from class to class
+
     def __init__(self, gamma: float = 30.0, temperature: float = 2.0, sharpness: float = 1.0, regularisation: float = 0.05, iterations: int = 10):
         """Raises RecipeError unless gamma is 0 or more, regularisation 0.02 or more, and the others above 0."""
         super().__init__()
@@ -73,8 +75,7 @@ class WassersteinLogits(DistillLoss):
 
     def setup(self, student: ModelInfo, teacher: ModelInfo) -> None:
         _require.equal_classes(student, teacher)
-        _require.head(teacher, "teacher")
-        self.register_buffer("cost", class_distances(teacher.head_weight, self._sharpness), persistent=False)
+        self.register_buffer("cost", class_distances(_require.head(teacher, "teacher"), self._sharpness), persistent=False)
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         is_target = F.one_hot(batch.labels, student.logits.shape[1]).bool()

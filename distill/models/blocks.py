@@ -102,3 +102,20 @@ class Bottleneck(nn.Module):
         out = self.bn3(self.conv3(out))
         out += x if self.downsample is None else self.downsample(x)
         return self.relu(out)
+
+
+def initialise(network: nn.Module, zero_init_residual: bool = False) -> None:
+    """Gives a ResNet torchvision's initial weights, in place. zero_init_residual: each block begins as an identity."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(module, nn.BatchNorm2d | nn.GroupNorm):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+    if not zero_init_residual:
+        return
+    for module in network.modules():  # a zero last norm makes each block an identity at the start
+        if isinstance(module, Bottleneck):
+            nn.init.zeros_(module.bn3.weight)
+        elif isinstance(module, BasicBlock):
+            nn.init.zeros_(module.bn2.weight)

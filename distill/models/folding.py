@@ -44,14 +44,20 @@ def fold_batch_norms(model: nn.Module, images: Tensor) -> Folding:
         raise ValueError("only a frozen network in eval mode can be folded: its batch norms must not move")
     norms = {module: path for path, module in model.named_modules() if type(module) in _PLAIN + _WITH_ACTIVATION and module.running_var is not None}
     ways_back = [_fold(model, norms[norm], convolution, norm) for convolution, norm in _pairs(model, list(norms), images)]
-    return Folding(len(ways_back), len(norms), lambda: [way_back() for way_back in reversed(ways_back)] and None)
+
+    def undo() -> None:
+        for way_back in reversed(ways_back):
+            way_back()
+
+    return Folding(len(ways_back), len(norms), undo)
 
 
 def _pairs(model: nn.Module, norms: list[nn.Module], images: Tensor) -> list[tuple[nn.Conv2d, nn.Module]]:
     """Every convolution with the batch norm that alone takes its output."""
     owners = Counter(id(parameter) for module in model.modules() for parameter in module._parameters.values() if parameter is not None)
     outputs: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # the tensors are held, so that no other gets their ids
-    runs, taken = Counter(), []
+    runs: Counter[nn.Module] = Counter()
+    taken: list[tuple[int, nn.Module]] = []
 
     def note_output(convolution: nn.Conv2d, _: Any, output: Tensor) -> None:
         runs[convolution] += 1
@@ -79,15 +85,16 @@ class _Readers(TorchDispatchMode):
 
     def __init__(self, watched: dict[int, Any]):
         super().__init__()
-        self.watched, self.found = watched, Counter()
+        self.watched = watched
+        self.found: Counter[int] = Counter()
 
-    def __torch_dispatch__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+    def __torch_dispatch__(self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         given = torch.utils._pytree.tree_leaves((args, kwargs))
         self.found.update({id(value) for value in given if isinstance(value, Tensor) and id(value) in self.watched})
         return function(*args, **(kwargs or {}))
 
 
-def _is_foldable(module: nn.Module, owners: Counter) -> bool:
+def _is_foldable(module: nn.Module, owners: Counter[int]) -> bool:
     if type(module) is not nn.Conv2d or owners[id(module.weight)] > 1 or nn.utils.parametrize.is_parametrized(module):
         return False
     return not (module._forward_hooks or module._forward_pre_hooks)
@@ -111,7 +118,7 @@ def _fold(model: nn.Module, path: str, convolution: nn.Conv2d, norm: nn.Module) 
     return undo
 
 
-def _affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
+def _affine(norm: Any) -> tuple[Tensor, Tensor]:
     """(scale [C], shift [C]) of a batch norm in eval mode, in float64 on the host: not every device has it."""
     mean, variance = (values.cpu().double() for values in (norm.running_mean, norm.running_var))
     weight, bias = (
@@ -121,7 +128,7 @@ def _affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
     return scale, bias - mean * scale
 
 
-def _what_is_left(norm: nn.Module) -> nn.Module:
+def _what_is_left(norm: Any) -> nn.Module:
     """What the module did after normalising, with its hooks; in the same dictionaries, so that their handles still take them off."""
     left = nn.Sequential(OrderedDict(drop=norm.drop, act=norm.act)) if type(norm) in _WITH_ACTIVATION else nn.Identity()
     for name in _HOOKS:

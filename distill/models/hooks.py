@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from distill.errors import DistillError, RecipeError
 from distill.models.layouts import as_map_or_vector, num_prefix_tokens
@@ -45,16 +46,16 @@ class FeatureHooks:
         catchers = {source: _Catcher(*source) for source in sources.values()}
         self._catchers = {name: catchers[source] for name, source in sources.items()}
         self.stages = {name: _resolve(model, modules, _stage_name(name, aliases), aliases)[0] for name in sources}
-        self._handles = []
+        self._handles: list[RemovableHandle] = []
         for (path, takes_input), catcher in catchers.items():
             module = modules[path]
-            register = module.register_forward_pre_hook if takes_input else module.register_forward_hook
-            self._handles.append(register(catcher))
+            self._handles.append(module.register_forward_pre_hook(catcher) if takes_input else module.register_forward_hook(catcher))
 
     # stages: by feature, the path of the module that it comes from; of "layer4.pre" the stage, not its activation
 
     @property
     def names(self) -> tuple[str, ...]:
+        """Of the features that pop() hands out."""
         return tuple(self._catchers)
 
     def pop(self) -> dict[str, Tensor]:
@@ -97,7 +98,9 @@ class _Catcher:
         self.path = path
         self.takes_input = takes_input
         self.is_overwritten: bool | None = None  # None: not known yet, so clone and look
-        self.forget()
+        self.caught: Tensor | None = None
+        self.original: Tensor | None = None
+        self.version: int | None = None
 
     def __call__(self, module: nn.Module, inputs: tuple[Any, ...], output: Any = None) -> None:
         value = inputs[0] if self.takes_input else output
@@ -111,6 +114,7 @@ class _Catcher:
 
     def take(self) -> Tensor:
         caught, original, version = self.caught, self.original, self.version
+        assert caught is not None  # pop() has named what was not caught
         self.forget()
         if original is not None:
             was_overwritten = original._version != version
@@ -123,11 +127,9 @@ class _Catcher:
         return caught
 
     def forget(self) -> None:
-        self.caught: Tensor | None = None
-        self.original: Tensor | None = None
-        self.version: int | None = None
+        self.caught = self.original = self.version = None
 
-    def __reduce__(self) -> tuple[type, tuple]:
+    def __reduce__(self) -> tuple[type, tuple[()]]:
         """A copied or pickled network gets a hook that does nothing: an EMA copy neither fires into the student's hooks nor keeps tensors."""
         return _Inert, ()
 
@@ -220,7 +222,7 @@ def _canonical(model: nn.Module, modules: Mapping[str, nn.Module], name: str, al
     """Path for a name without an alias; None for the last stage of a network that has none."""
     if name in modules or not re.fullmatch(r"layer\d|last", name):
         return name
-    stages = find_stages(model) | {stage: path for stage, path in aliases.items() if stage.startswith("layer")}
+    stages = {**find_stages(model), **{stage: path for stage, path in aliases.items() if stage.startswith("layer")}}
     return stages.get(name, name) if name != "last" else next(reversed(stages.values()), None)
 
 

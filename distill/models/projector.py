@@ -30,7 +30,7 @@ class Projector(nn.Module):
         self.size: tuple[int, int] | None = None
         if student.is_map:
             if student[1:] != teacher[1:]:
-                self.size = (teacher.height, teacher.width)
+                self.size = teacher.size
             self.conv = nn.Conv2d(student.channels, teacher.channels, kernel_size=1, bias=False)
             self.norm = BatchNorm2d(teacher.channels)
         else:

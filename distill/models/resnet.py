@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
-from distill.models.blocks import BasicBlock, Bottleneck, NormLayer, conv1x1, conv3x3
+from distill.models.blocks import BasicBlock, Bottleneck, NormLayer, conv1x1, conv3x3, initialise
 
 STEMS = ("imagenet", "small")
 
@@ -58,7 +59,7 @@ class ResNet(nn.Module):
         self.layer4 = self._make_layer(block, 512, layers[3], stride=2, dilate=dilate[2])
         self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
         self.fc = nn.Linear(512 * block.expansion, num_classes)
-        self._initialise(zero_init_residual)
+        initialise(self, zero_init_residual)
 
     def _make_layer(
         self, block: type[BasicBlock] | type[Bottleneck], planes: int, blocks: int, stride: int = 1, dilate: bool = False
@@ -78,21 +79,6 @@ class ResNet(nn.Module):
         stage += [block(out_planes, planes, 1, None, *common, self.dilation, self._norm_layer) for _ in range(blocks - 1)]
         return nn.Sequential(*stage)
 
-    def _initialise(self, zero_init_residual: bool) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            elif isinstance(module, nn.BatchNorm2d | nn.GroupNorm):
-                nn.init.ones_(module.weight)
-                nn.init.zeros_(module.bias)
-        if not zero_init_residual:
-            return
-        for module in self.modules():  # a zero last norm makes each block an identity at the start
-            if isinstance(module, Bottleneck):
-                nn.init.zeros_(module.bn3.weight)
-            elif isinstance(module, BasicBlock):
-                nn.init.zeros_(module.bn2.weight)
-
     def forward(self, images: Tensor) -> Tensor:
         x = self.maxpool(self.relu(self.bn1(self.conv1(images))))  # [N, 64, H / 4, W / 4]; H, W with the small stem
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))  # [N, D, h, w]
@@ -100,47 +86,47 @@ class ResNet(nn.Module):
         return self.fc(x)
 
 
-def resnet18(**arguments) -> ResNet:
+def resnet18(**arguments: Any) -> ResNet:
     """ResNet-18, 11.7 M parameters."""
     return ResNet(BasicBlock, (2, 2, 2, 2), **arguments)
 
 
-def resnet34(**arguments) -> ResNet:
+def resnet34(**arguments: Any) -> ResNet:
     """ResNet-34, 21.8 M parameters."""
     return ResNet(BasicBlock, (3, 4, 6, 3), **arguments)
 
 
-def resnet50(**arguments) -> ResNet:
+def resnet50(**arguments: Any) -> ResNet:
     """ResNet-50, 25.6 M parameters."""
     return ResNet(Bottleneck, (3, 4, 6, 3), **arguments)
 
 
-def resnet101(**arguments) -> ResNet:
+def resnet101(**arguments: Any) -> ResNet:
     """ResNet-101, 44.5 M parameters."""
     return ResNet(Bottleneck, (3, 4, 23, 3), **arguments)
 
 
-def resnet152(**arguments) -> ResNet:
+def resnet152(**arguments: Any) -> ResNet:
     """ResNet-152, 60.2 M parameters."""
     return ResNet(Bottleneck, (3, 8, 36, 3), **arguments)
 
 
-def resnext50_32x4d(**arguments) -> ResNet:
+def resnext50_32x4d(**arguments: Any) -> ResNet:
     """ResNeXt-50, 32 groups of width 4, 25.0 M parameters."""
     return ResNet(Bottleneck, (3, 4, 6, 3), groups=32, width_per_group=4, **arguments)
 
 
-def resnext101_32x8d(**arguments) -> ResNet:
+def resnext101_32x8d(**arguments: Any) -> ResNet:
     """ResNeXt-101, 32 groups of width 8, 88.8 M parameters."""
     return ResNet(Bottleneck, (3, 4, 23, 3), groups=32, width_per_group=8, **arguments)
 
 
-def wide_resnet50_2(**arguments) -> ResNet:
+def wide_resnet50_2(**arguments: Any) -> ResNet:
     """ResNet-50 with 3x3 convolutions twice as wide, 68.9 M parameters."""
     return ResNet(Bottleneck, (3, 4, 6, 3), width_per_group=128, **arguments)
 
 
-def wide_resnet101_2(**arguments) -> ResNet:
+def wide_resnet101_2(**arguments: Any) -> ResNet:
     """ResNet-101 with 3x3 convolutions twice as wide, 126.9 M parameters."""
     return ResNet(Bottleneck, (3, 4, 23, 3), width_per_group=128, **arguments)
 

@@ -60,7 +60,7 @@ def _from_torchvision(tag: str, model_name: str) -> WeightsSource:
 
     family, _, plain = model_name.rpartition("/")
     if family not in ("", "torchvision") or (not family and plain not in RESNETS):
-        raise RecipeError(f"weights 'torchvision:{tag}' are for our ResNets and for torchvision/NAME, not for {model_name!r}")
+        raise RecipeError(f"weights 'torchvision:{tag}' are for {', '.join(RESNETS)} and torchvision/NAME, not for {model_name!r}")
     tags = get_model_weights(plain).__members__  # aliases such as DEFAULT too
     name = tag.rpartition(".")[2]  # both IMAGENET1K_V2 and ResNet50_Weights.IMAGENET1K_V2
     if name not in tags:

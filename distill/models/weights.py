@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from distill.errors import DataError, RecipeError
-from distill.models.resnet import RESNETS
 from distill.models.weight_files import save_weights, tensors_sha256
 from distill.models.weight_sources import read_source
-from distill.models.zoo import find_head
+from distill.models.zoo import OWN, find_head
 
 __all__ = ["WeightsReport", "checksum", "load_weights", "save_weights"]
 
@@ -147,14 +146,15 @@ def _hint(misfit: _Misfit, tensors: Mapping[str, Tensor], ours: Mapping[str, Ten
 
 
 def _architecture(tensors: Mapping[str, Tensor]) -> str | None:
-    """Which of our ResNets these tensors belong to, whatever its head, stem and norm."""
+    """Which of our ResNets these tensors belong to, whatever its head, stem, norm and shortcuts."""
     shapes = _convolutions(tensors)
     with torch.device("meta"):  # shapes only: no memory, no random numbers
-        return next((name for name, build in RESNETS.items() if _convolutions(build().state_dict()) == shapes), None)
+        return next((name for name, build in OWN.items() if _convolutions(build().state_dict()) == shapes), None)
 
 
 def _convolutions(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
-    return {name: tensor.shape for name, tensor in tensors.items() if tensor.dim() == 4 and name != "conv1.weight"}
+    inside = {name: tensor.shape for name, tensor in tensors.items() if tensor.dim() == 4 and name != "conv1.weight"}
+    return {name: shape for name, shape in inside.items() if ".downsample." not in name}
 
 
 def _listing(misfit: _Misfit, tensors: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> str:

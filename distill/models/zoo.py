@@ -13,6 +13,7 @@ from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from distill.errors import RecipeError
+from distill.models.cifar_resnet import CIFAR_RESNETS
 from distill.models.norms import make_norm_layer
 from distill.models.resnet import RESNETS, STEMS
 from distill.models.saved import folder_of, is_saved, what_is_wrong
@@ -21,6 +22,8 @@ from distill.suggestion import did_you_mean
 
 Builders = Mapping[str, Callable[..., nn.Module]]  # name -> what builds a plug-in's network, given num_classes and its own arguments
 NO_PLUGINS: Builders = MappingProxyType({})
+
+OWN: Builders = MappingProxyType({**RESNETS, **CIFAR_RESNETS})  # those of this package, by plain name
 
 # What a recipe says elsewhere, or (pretrained, weights, ...) must not say here: weights are loaded and checked by weights.py alone.
 _RESERVED = {"num_classes", "norm", "norm_layer", "stem", "in_channels", "in_chans", "pretrained", "weights", "weights_backbone"}
@@ -40,7 +43,8 @@ def create_model(
 ) -> nn.Module:
     """A network with random weights from torch's global generator: images [N, in_channels, H, W] -> logits [N, num_classes].
 
-    norm (see norms.py), stem and in_channels are our ResNets' own; timm's networks take in_channels too. arguments go to the constructor.
+    norm (see norms.py) and in_channels are our ResNets' own, stem is that of those with four stages; timm's networks take in_channels too.
+    arguments go to the constructor.
     plugins: names beside the known ones. Raises RecipeError for an unknown name, an unknown argument, or an option that the network's family does
     not have, DataError for a hub that can't be reached.
     """
@@ -69,11 +73,11 @@ def model_exists(name: str, plugins: Builders = NO_PLUGINS) -> str | None:
     if family == _SAVED:
         return what_is_wrong(name)
     if not family:
-        if name in RESNETS:
+        if name in OWN:
             return None
         elsewhere = next((f"{other}/{name}" for other, names in _FAMILIES.items() if name in names()), "")
-        hint = f"; did you mean {elsewhere!r}?" if elsewhere else did_you_mean(name, [*RESNETS, *plugins])
-        own = ", ".join([*RESNETS, *plugins])
+        hint = f"; did you mean {elsewhere!r}?" if elsewhere else did_you_mean(name, [*OWN, *plugins])
+        own = ", ".join([*OWN, *plugins])
         return f"model {name!r} is unknown: one of {own}, torchvision/NAME, timm/NAME, hf-hub:ORGANISATION/NAME or local-dir:FOLDER{hint}"
     if family == _PLUGIN:
         return None
@@ -96,16 +100,18 @@ def _family(name: str, plugins: Builders) -> tuple[str, str]:
 
 
 def model_names() -> dict[str, list[str]]:
-    """Every name that create_model knows, by family: "distill" for our own, "torchvision" and "timm" with these before the slash."""
-    return {"distill": list(RESNETS)} | {family: [f"{family}/{name}" for name in sorted(names())] for family, names in _FAMILIES.items()}
+    """Every name that create_model knows, by family: "distill" and "cifar" for our own, "torchvision" and "timm" with these before the slash."""
+    own = {"distill": list(RESNETS), "cifar": list(CIFAR_RESNETS)}
+    return own | {family: [f"{family}/{name}" for name in sorted(names())] for family, names in _FAMILIES.items()}
 
 
 def find_head(model: nn.Module) -> tuple[str, nn.Linear]:
     """Path and module of the classifier: fc, what timm's get_classifier names, else the last linear layer. Raises RecipeError without one."""
     paths = {module: path for path, module in model.named_modules() if isinstance(module, nn.Linear)}
-    head = getattr(model, "fc", None)
-    if head not in paths and callable(getattr(model, "get_classifier", None)):
-        head = model.get_classifier()
+    head: Any = getattr(model, "fc", None)
+    get_classifier = getattr(model, "get_classifier", None)
+    if head not in paths and callable(get_classifier):
+        head = get_classifier()
     if head not in paths:
         head = next(reversed(paths), None)
     if head is None:
@@ -123,7 +129,7 @@ def describe(model: nn.Module, name: str, shapes: Mapping[str, FeatureShape], nu
 
     stages: module path by feature, as FeatureHooks found it; for the batch norms.
     """
-    head = None if (path := head_path(model)) is None else model.get_submodule(path)
+    head: Any = None if (path := head_path(model)) is None else model.get_submodule(path)
     if head is not None and head.out_features != num_classes:  # a network that ends in a convolution: its last linear layer is something else
         head = None
     weight, bias = (None, None) if head is None else (_copy(head.weight), _copy(head.bias))
@@ -137,8 +143,8 @@ def _copy(tensor: torch.Tensor | None) -> torch.Tensor | None:
 
 def _last_norm(stage: nn.Module) -> Norm | None:
     """The last batch norm on the main path of a stage; a shortcut's own norm does not count."""
-    norms = [module for path, module in stage.named_modules() if _is_batch_norm(module) and "downsample" not in path]
-    return Norm(_copy(norms[-1].weight), _copy(norms[-1].bias)) if norms else None
+    norms: list[Any] = [module for path, module in stage.named_modules() if _is_batch_norm(module) and "downsample" not in path]
+    return Norm(norms[-1].weight.detach().clone(), norms[-1].bias.detach().clone()) if norms else None
 
 
 def _is_batch_norm(module: nn.Module) -> bool:
@@ -161,18 +167,23 @@ def _builder(family: str, plain: str, norm: str, stem: str, in_channels: int) ->
         return lambda **arguments: timm.create_model(plain, pretrained=False, in_chans=in_channels, **arguments)
     if stem not in STEMS:
         raise RecipeError(f"stem {stem!r} is unknown: one of {', '.join(STEMS)}{did_you_mean(stem, STEMS)}")
-    norm_layer = make_norm_layer(norm)
-    return lambda **arguments: RESNETS[plain](norm_layer=norm_layer, stem=stem, in_channels=in_channels, **arguments)
+    own = {"norm_layer": make_norm_layer(norm), "in_channels": in_channels}
+    if plain in RESNETS:
+        return lambda **arguments: RESNETS[plain](stem=stem, **own, **arguments)
+    if stem != "imagenet":
+        raise RecipeError(f"model {plain!r} always begins with a 3x3 convolution, the small stem: leave stem out")
+    return lambda **arguments: CIFAR_RESNETS[plain](**own, **arguments)
 
 
 def _refuse_own_options(name: str, family: str, *, norm: str, stem: str, in_channels: int) -> None:
-    options = {"norm": (norm, "batch"), "stem": (stem, "imagenet")}
+    options: dict[str, tuple[str | int, str | int]] = {"norm": (norm, "batch"), "stem": (stem, "imagenet")}
     if family in ("torchvision", _PLUGIN):
         options["in_channels"] = (in_channels, 3)
+    having = {"norm": OWN, "stem": RESNETS, "in_channels": OWN}
     for option, (value, default) in options.items():
         if value != default:
             raise RecipeError(
-                f"model {name!r}: {option}={value!r} is an option of our own ResNets ({', '.join(RESNETS)}) only; leave it at {default!r}"
+                f"model {name!r}: {option}={value!r} is an option of our own ResNets ({', '.join(having[option])}) only; leave it at {default!r}"
             )
 
 

@@ -23,7 +23,7 @@ def print_result(renderable: RenderableType, *, is_main: bool) -> None:
 
 
 def _console(*, is_main: bool, stderr: bool) -> Console:
-    options = {"stderr": stderr, "quiet": not is_main, "highlight": False, "markup": False, "emoji": False}
+    options: dict[str, Any] = {"stderr": stderr, "quiet": not is_main, "highlight": False, "markup": False, "emoji": False}
     console = Console(**options)
     return console if console.is_terminal else Console(**options, width=1000)  # rich assumes 80 in a file, and would break lines there
 
@@ -50,7 +50,7 @@ class RunProgress:
         self.console, self.title, self.num_steps, self.num_epochs = console, title, num_steps, num_epochs
         self._val = ""
         self._started = self._last_line = time.monotonic()
-        self._progress = self._task = None
+        self._progress: Progress | None = None
 
     def __enter__(self) -> RunProgress:
         if self.console.is_terminal and not self.console.quiet:

@@ -16,7 +16,7 @@ class CountProgress:
     def __init__(self, console: Console, title: str, total: int, unit: str = "pictures"):
         self.console, self.title, self.total, self.unit = console, title, total, unit
         self.done = 0
-        self._progress = self._task = None
+        self._progress: Progress | None = None
 
     def __enter__(self) -> CountProgress:
         self._started = self._last_line = time.monotonic()

@@ -55,10 +55,12 @@ def text(words: str) -> str:
 
 
 def section(title: str, *content: str) -> str:
+    """A section of the page with its heading; content is HTML."""
     return f"<section><h2>{text(title)}</h2>{''.join(content)}</section>\n"
 
 
 def sentences(lines: Iterable[str]) -> str:
+    """The lines as an HTML list, escaped."""
     return f"<ul>{''.join(f'<li>{text(line)}</li>' for line in lines)}</ul>"
 
 

@@ -113,10 +113,10 @@ def similarity_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]
 
 def pareto_chart(comparison: Comparison, column: str, x_title: str) -> str:
     """Test top-1 of students and teachers against a cost in COLUMNS; the line joins those that nothing cheaper beats."""
-    points = [(row.means[column], 100 * row.top1.mean, row.student.name) for row in comparison.rows if row.means[column]]
+    points = [(cost, 100 * row.top1.mean, row.student.name) for row in comparison.rows if (cost := row.means[column])]
     points += [(cost, 100 * comparison.teachers[model], f"teacher {model}") for model, cost in _of_teachers(comparison, column).items()]
-    x, y = (range_of((point[axis] for point in points), margin=0.12) for axis in (0, 1))
-    if x is None:
+    x, y = (range_of(values, margin=0.12) for values in ([cost for cost, _, _ in points], [top1 for _, top1, _ in points]))
+    if x is None or y is None:
         return _NO_CHART
     chart = Chart(f"accuracy against {x_title}", x, y, x_title=x_title, y_title="%")
     chart.axes(_number, _number)
@@ -146,19 +146,19 @@ Curve = tuple[list[float], list[float], list[float], list[float]]  # places, mea
 
 
 def _lines(title: str, curves: Sequence[tuple[Row | str, Curve]], x_title: str, y_title: str) -> str:
-    curves = [(name if isinstance(name, str) else name.student.name, curve) for name, curve in curves if curve[0]]
-    x = range_of((place for _, curve in curves for place in curve[0]), margin=0.02)
-    y = range_of(value for _, curve in curves for values in curve[1:] for value in values)
+    named = [(name if isinstance(name, str) else name.student.name, curve) for name, curve in curves if curve[0]]
+    x = range_of((place for _, curve in named for place in curve[0]), margin=0.02)
+    y = range_of(value for _, curve in named for values in curve[1:] for value in values)
     if x is None or y is None:
         return _NO_CHART
     chart = Chart(title, x, y, x_title=x_title, y_title=y_title)
     chart.axes(_number, _number)
-    for number, (_, (places, mean, low, high)) in enumerate(curves):
+    for number, (_, (places, mean, low, high)) in enumerate(named):
         chart.band(list(zip(places, low, strict=True)), list(zip(places, high, strict=True)), number)
         chart.line(list(zip(places, mean, strict=True)), number)
         if len(places) == 1:
             chart.mark((places[0], mean[0]), number)
-    return key([(name, number) for number, (name, _) in enumerate(curves)]) + chart.svg
+    return key([(name, number) for number, (name, _) in enumerate(named)]) + chart.svg
 
 
 def _by_step(runs: Iterable[Run], kind: str, place: str, column: str, factor: float) -> Curve:
@@ -169,7 +169,8 @@ def _by_step(runs: Iterable[Run], kind: str, place: str, column: str, factor: fl
             if event.get("event") == kind and isinstance(value, int | float) and isinstance(event.get(place), int | float):
                 found.setdefault(event[place], []).append(factor * value)
     places = sorted(found)
-    return places, *([float(reduce(found[one])) for one in places] for reduce in (np.mean, np.min, np.max))
+    mean, low, high = ([float(reduce(found[one])) for one in places] for reduce in (np.mean, np.min, np.max))
+    return places, mean, low, high
 
 
 def _by_class(runs: Sequence[Run]) -> np.ndarray:

@@ -59,7 +59,9 @@ def _pictures(run: Run) -> list[Picture]:
         Picture(
             _address(pixels[row]),
             max(64, min(128, pixels.shape[-1])),
-            *(_name(names, columns[column][row]) for column in ("label", "student", "teacher")),
+            _name(names, columns["label"][row]),
+            _name(names, columns["student"][row]),
+            _name(names, columns["teacher"][row]),
             confidence=float(columns["confidence"][row]),
         )
         for row in range(min(num, _MOST))

@@ -39,6 +39,7 @@ def points(value: float) -> str:
 
 
 def p_in_words(value: float) -> str:
+    """A p-value with two significant digits, such as "p = 0.021"."""
     return f"p = {value:.3f}".rstrip("0").rstrip(".") if value >= 0.0995 else f"p = {value:.2g}" if value >= 1e-4 else "p < 0.0001"
 
 

@@ -28,7 +28,9 @@ def wish_of(options: argparse.Namespace) -> Wish | None:
         return Wish(
             targets,
             _seeds(options.seeds or "3"),
-            *(_listed(getattr(options, name)) for name in ("losses", "students", "teachers")),
+            _listed(options.losses),
+            _listed(options.students),
+            _listed(options.teachers),
             ablate=options.ablate,
             overrides=overrides,
         )

@@ -43,7 +43,8 @@ def train_missing(cells: Sequence[Cell], console: Console, launcher: Sequence[st
         )
     missing = [cell for cell in cells if cell.state != "finished"]
     console.print(f"{len(cells)} runs, {len(cells) - len(missing)} of them finished already")
-    failures, durations = [], []
+    failures: list[Failure] = []
+    durations: list[float] = []
     for number, cell in enumerate(missing, start=1):
         left = f", about {duration(sum(durations) / len(durations) * (len(missing) - number + 1))} left" if durations else ""
         console.print(f"\n{number}/{len(missing)}: {cell.row}, seed {cell.seed}{left}", style="bold")
@@ -63,6 +64,7 @@ def train_missing(cells: Sequence[Cell], console: Console, launcher: Sequence[st
 
 
 def failures_in_words(failures: Sequence[Failure]) -> str:
+    """Each failed run with its reason and its command, and how to go on."""
     lines = [f"{one.cell.row}, seed {one.cell.seed} (exit code {one.exit_code}): {one.reason}\n    {command(one.cell)}" for one in failures]
     return f"{len(failures)} run(s) failed; the same command tries them again:\n  " + "\n  ".join(lines)
 

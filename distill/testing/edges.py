@@ -16,6 +16,14 @@ from distill.testing.synthetic import Case, Change, change, take
 _SATURATED = 1e4  # softmax is exactly 1 and 0 in float32, whatever the temperature
 
 
+def _scaled(factor: float, dtype: torch.dtype) -> Change:
+    return lambda feature: (feature * factor).to(dtype)
+
+
+def _filled(value: float) -> Change:
+    return lambda feature: torch.full_like(feature, value)
+
+
 def check_half_precision(subject: Subject) -> Iterator[str]:
     """Features come in bfloat16 or float16 under mixed precision; the value must be float32, finite, and near that of the same features in float32.
     Usual fix: upcast(feature) before any square, sum, product or fill with large numbers; float16 ends at 65504."""
@@ -24,7 +32,7 @@ def check_half_precision(subject: Subject) -> Iterator[str]:
     for dtype in (torch.bfloat16, torch.float16):
         for factor in (1, 100):
             what = f"{str(dtype).removeprefix('torch.')} features" + (" x100" if factor > 1 else "")
-            half = change(subject.case, features=lambda feature, factor=factor, dtype=dtype: (feature * factor).to(dtype))
+            half = change(subject.case, features=_scaled(factor, dtype))
             got, expected = subject.answer(half), subject.value(change(half, features=Tensor.float))
             if (problem := trouble(got)) and (factor == 1 or not got.value.isfinite()):  # float16 gradients of values x100 may overflow
                 yield f"{what}: {problem}"
@@ -71,7 +79,7 @@ def check_dead_features(subject: Subject) -> Iterator[str]:
     for whose in (["student"], ["teacher"], ["student", "teacher"]):
         for value in (0.0, 1.0):
             name = f"features of the {' and the '.join(whose)} all {value:g}"
-            cases[name] = change(subject.case, whose, features=lambda feature, value=value: torch.full_like(feature, value))
+            cases[name] = change(subject.case, whose, features=_filled(value))
     yield from _troubles(subject, cases)
 
 

@@ -37,7 +37,7 @@ class LossContractError(DistillError):
 
 def run_check(check: Check, subject: Subject) -> list[Fault]:
     """At most one fault, with everything that the check saw; what it raises is seen too."""
-    seen = []
+    seen: list[str] = []
     try:
         seen.extend(check(subject))
     except Exception as error:  # the loss's own code runs in there
@@ -52,7 +52,7 @@ def fault_of(check: Callable[..., object], seen: list[str]) -> Fault:
     return Fault(name, "; ".join(seen[:_MOST_SHOWN] + more), inspect.getdoc(check) or "")
 
 
-def describe_error(error: Exception) -> str:
+def describe_error(error: BaseException) -> str:
     """Its class and message on one line, shortened."""
     return f"{type(error).__name__}: {textwrap.shorten(str(error), 400)}"
 

@@ -74,7 +74,7 @@ def check_gradcheck(subject: Subject) -> Iterator[str]:
     if expected.value.dtype != torch.float64 or not expected.has_graph:
         return  # another check's fault
     for name, gradient in expected.student.items():
-        if _is_alive(gradient):
+        if gradient is not None and _is_alive(gradient):
             unit = 1 / gradient.norm()  # so that tolerances fit a loss of any size
             steps = torch.zeros(_NUM_DIRECTIONS, dtype=torch.float64, requires_grad=True)
             try:
@@ -107,6 +107,7 @@ def _with_tensor(outputs: Outputs, name: str, tensor: Tensor) -> Outputs:
         return outputs._replace(logits=tensor)
     if name in outputs.features:
         return outputs._replace(features={**outputs.features, name: tensor})
+    assert outputs.head is not None  # the tensor is one of its two
     return outputs._replace(head=outputs.head._replace(**{name.removeprefix("head."): tensor}))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -31,8 +32,12 @@ def check_labels(subject: Subject) -> Iterator[str]:
             yield "needs_labels is True, but it touches neither batch.labels nor data.labels"
         return
     for what, of in {"other labels": _others, "labels of -1": _unlabelled}.items():
-        if problem := _change(subject, lambda batch, of=of: batch._replace(labels=of(batch.labels)), of):
+        if problem := _change(subject, functools.partial(_with_labels, of), of):
             yield f"needs_labels is False, but with {what}{problem}"
+
+
+def _with_labels(of: Change, batch: Batch) -> Batch:
+    return batch._replace(labels=of(batch.labels))
 
 
 def check_sample_ids(subject: Subject) -> Iterator[str]:
@@ -46,13 +51,17 @@ def check_sample_ids(subject: Subject) -> Iterator[str]:
         yield f"needs_sample_ids is False, but with other sample_ids and views{problem}"
 
 
+def _always(value: Tensor) -> Change:
+    return lambda _: value
+
+
 def check_all_logits(subject: Subject) -> Iterator[str]:
     """needs_all_logits = False: it may then get the teacher's largest logits only, with the rest of the answer in even shares for the other classes,
     where that rest is next to nothing at the loss's `temperature`. But its value depends on how classes share less than 1 / 10000 of the answer.
     Usual fix: needs_all_logits = True, in __init__ if it depends on an argument; what softens the teacher's answer is kept as `temperature`."""
     if subject.loss().needs_all_logits or subject.case.teacher is None:
         return
-    tails = {name: change(subject.case, ["teacher"], logits=lambda _, logits=logits: logits) for name, logits in _tails(subject).items()}
+    tails = {name: change(subject.case, ["teacher"], logits=_always(logits)) for name, logits in _tails(subject).items()}
     values = {name: subject.value(case) for name, case in tails.items()}
     first = values.pop("in order")
     for name, value in values.items():

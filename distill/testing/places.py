@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable, Iterator
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -123,7 +124,7 @@ def warnings_of(call: Callable[[], object]) -> list[str]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         call()
-    return list(dict.fromkeys(describe_error(warning.message) for warning in caught))
+    return list(dict.fromkeys(describe_error(cast("Warning", warning.message)) for warning in caught))
 
 
 def _differences(subject: Subject, expected: Answer, got: Answer) -> Iterator[str]:
@@ -131,9 +132,10 @@ def _differences(subject: Subject, expected: Answer, got: Answer) -> Iterator[st
         yield f"the value is {got.value.item():.6g}, was {expected.value.item():.6g}"
     theirs = {**got.student, **got.own}
     for name, gradient in {**expected.student, **expected.own}.items():
-        if gradient is None or theirs[name] is None:
-            if (gradient is None or not gradient.any()) and (theirs[name] is None or not theirs[name].any()):
+        other = theirs[name]
+        if gradient is None or other is None:
+            if (gradient is None or not gradient.any()) and (other is None or not other.any()):
                 continue
             yield f"the gradient of {name} is there in one of the two only"
-        elif not (difference := (gradient - theirs[name]).abs().max()) <= 1e-3 * gradient.abs().max() + 1e-6 * subject.scale:
+        elif not (difference := (gradient - other).abs().max()) <= 1e-3 * gradient.abs().max() + 1e-6 * subject.scale:
             yield f"the gradient of {name} differs by {difference:.3g}, its largest number is {gradient.abs().max():.3g}"

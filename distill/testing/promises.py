@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -132,15 +133,20 @@ def _other_number(subject: Subject, name: str, value: float) -> tuple[float, Dis
     for number in (0.5 * value, 1.5 * value, value + 0.25):
         if number != value:
             try:
-                return number, subject.make(**{name: number})
+                return number, subject.make(**cast("dict[str, Any]", {name: number}))
             except (DistillError, ValueError):
                 continue
     return None
 
 
+def _doubled(widths: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
+    first, second, third, fourth = widths
+    return 2 * first, 2 * second, 2 * third, 2 * fourth
+
+
 _NETWORKS: dict[str, tuple[Network, Network]] = {
     "a student as wide as its teacher": (replace(STUDENT, widths=TEACHER.widths), TEACHER),
-    "a student wider than its teacher": (replace(STUDENT, widths=tuple(2 * width for width in TEACHER.widths)), TEACHER),
+    "a student wider than its teacher": (replace(STUDENT, widths=_doubled(TEACHER.widths)), TEACHER),
     "a teacher of other classes": (STUDENT, replace(TEACHER, num_classes=7)),
     "a teacher with smaller maps": (STUDENT, replace(TEACHER, sides=(4, 2, 2, 1))),
     "a teacher with larger maps": (STUDENT, replace(TEACHER, sides=(16, 8, 5, 4))),
@@ -155,9 +161,13 @@ def check_other_networks(subject: Subject) -> Iterator[str]:
     Usual fix: the functions of distill.losses._require in setup; a Projector between maps of different sizes."""
     usual = warnings_of(subject.answer)
     for name, networks in _NETWORKS.items():
-        seen = []
-        warned = warnings_of(lambda networks=networks, seen=seen: seen.extend(_trouble_with(subject, *networks)))
+        seen: list[str] = []
+        warned = warnings_of(functools.partial(_note_trouble, seen, subject, *networks))
         yield from (f"{name}: {what}" for what in seen + [warning for warning in warned if warning not in usual])
+
+
+def _note_trouble(seen: list[str], subject: Subject, student: Network, teacher: Network) -> None:
+    seen.extend(_trouble_with(subject, student, teacher))
 
 
 def _trouble_with(subject: Subject, student: Network, teacher: Network) -> Iterator[str]:

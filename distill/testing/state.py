@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from distill.structures import Head, Outputs
 from distill.testing.attributes import attributes
-from distill.testing.subject import Subject, take_steps, tensors_of, with_leaves
+from distill.testing.subject import Subject, set_up, take_steps, tensors_of, with_leaves
 from distill.testing.synthetic import STUDENT, TEACHER, Case, make_data
 
 
@@ -174,11 +174,11 @@ def _call_on_arrays(loss: nn.Module, case: Case) -> dict[str, weakref.ref]:
 
 
 def _random_states() -> dict[str, Any]:
-    kind, keys, *rest = np.random.get_state()
+    kind, keys, *rest = np.random.get_state(legacy=True)
     return {
         "torch's generator": torch.get_rng_state(),
         "Python's generator": random.getstate(),
-        "numpy's generator": (kind, keys.tolist(), *rest),
+        "numpy's generator": (kind, np.asarray(keys).tolist(), *rest),
     }
 
 
@@ -194,11 +194,12 @@ def _changed_by_setup(subject: Subject) -> Iterator[str]:
     data, student, teacher = make_data(), STUDENT.info(loss.layers), TEACHER.info(loss.layers)
     loss.data = data
     with torch.random.fork_rng(devices=[]):
-        loss.setup(student, teacher if loss.needs_teacher else None)
+        set_up(loss, student, teacher)
     loss(*subject.make_case())
     for whose, info, network in (("student", student, STUDENT), ("teacher", teacher, TEACHER)):
         fresh = network.info(loss.layers)
-        if info.shapes != fresh.shapes or not torch.equal(info.head_weight, fresh.head_weight) or not torch.equal(info.head_bias, fresh.head_bias):
+        heads = [(info.head_weight, fresh.head_weight), (info.head_bias, fresh.head_bias)]
+        if info.shapes != fresh.shapes or any(now is None or then is None or not torch.equal(now, then) for now, then in heads):
             yield f"the {whose}'s ModelInfo changed"
     if not all(map(torch.equal, (data.labels, data.sample_ids), (make_data().labels, make_data().sample_ids))):
         yield "the DataInfo changed"

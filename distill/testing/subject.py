@@ -5,16 +5,16 @@ from __future__ import annotations
 import copy
 import inspect
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from distill.losses.base import DistillLoss
-from distill.structures import DataInfo, Head, Outputs
+from distill.structures import DataInfo, Head, ModelInfo, Outputs
 from distill.testing.synthetic import BATCH_SIZE, STUDENT, TEACHER, Case, Network, change, convert, convert_batch, make_batch, make_data
 
 
@@ -44,7 +44,7 @@ class Subject:
             torch.default_generator.manual_seed(seed)
             loss = self.cls(**{**self.arguments, **arguments})
             loss.data = data or make_data()
-            loss.setup(student.info(loss.layers), teacher.info(loss.layers) if loss.needs_teacher else None)
+            set_up(loss, student.info(loss.layers), teacher.info(loss.layers))
         return loss.train()
 
     def loss(self) -> DistillLoss:
@@ -67,11 +67,13 @@ class Subject:
         return self.make(student=TEACHER), case
 
     def answer(self, case: Case | None = None, loss: DistillLoss | None = None) -> Answer:
+        """Of a fresh copy to the case that was made with it, unless others are given."""
         return answer(loss or self.loss(), case or self.case)
 
     def value(self, case: Case | None = None, loss: DistillLoss | None = None) -> float:
+        """As `answer`, without gradients."""
         with torch.no_grad(), seeded():
-            return (loss or self.loss())(*_copy(case or self.case)).item()
+            return float((loss or self.loss())(*_copy(case or self.case)).item())
 
     @cached_property
     def scale(self) -> float:
@@ -85,6 +87,7 @@ class Subject:
 
     @cached_property
     def reads_logits(self) -> bool:
+        """Whether the value changes with the logits of the two networks."""
         others = self.make_case(seed=1)
         changed = change(self.case, ["student"], logits=lambda _: others.student.logits)
         if self.case.teacher is not None:
@@ -92,14 +95,23 @@ class Subject:
         return self.value(changed) != self.value()
 
 
+def set_up(loss: DistillLoss, student: ModelInfo, teacher: ModelInfo) -> None:
+    """Calls `setup` as a run does: without a teacher where the loss needs none, whose setup takes that."""
+    loss.setup(student, teacher if loss.needs_teacher else cast("ModelInfo", None))
+
+
 def answer(loss: Callable[..., Tensor], case: Case, parameters: Mapping[str, nn.Parameter] | None = None) -> Answer:
     """Value and gradients. parameters: the loss's, where it is not a module that can be asked."""
-    parameters = dict(loss.named_parameters()) if parameters is None else parameters
+    if parameters is None:
+        assert isinstance(loss, nn.Module)
+        parameters = dict(loss.named_parameters())
     with torch.enable_grad(), seeded():  # enabled also where the loss itself leaves it switched off
         student, leaves = with_leaves(case.student)
         value = loss(*_copy(case)._replace(student=student))
         inputs = {**leaves, **{f"own {name}": parameter for name, parameter in parameters.items() if parameter.requires_grad}}
-        gradients = torch.autograd.grad(value, list(inputs.values()), allow_unused=True) if value.requires_grad and inputs else [None] * len(inputs)
+        gradients: Sequence[Tensor | None] = [None] * len(inputs)
+        if value.requires_grad and inputs:
+            gradients = torch.autograd.grad(value, list(inputs.values()), allow_unused=True)
     by_name = dict(zip(inputs, gradients, strict=True))
     own = {name.removeprefix("own "): gradient for name, gradient in by_name.items() if name.startswith("own ")}
     return Answer(value.detach(), {name: by_name[name] for name in leaves}, own, value.requires_grad)
@@ -107,7 +119,8 @@ def answer(loss: Callable[..., Tensor], case: Case, parameters: Mapping[str, nn.
 
 def _copy(case: Case) -> Case:
     """So that a loss which writes into what it is given spoils no other check."""
-    return Case(*convert(case, Tensor.clone)[:2], convert_batch(case.batch, Tensor.clone))
+    copied = convert(case, Tensor.clone)
+    return copied._replace(batch=convert_batch(case.batch, Tensor.clone))
 
 
 @contextmanager

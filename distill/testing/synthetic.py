@@ -31,17 +31,17 @@ class Network:
 
     def info(self, layers: Sequence[str]) -> ModelInfo:
         """What a loss may know of it before training."""
-        weight, bias = self._head()
         shapes = {layer: self._shape(layer) for layer in layers}
         norms = {layer: self._norm(_stage(layer)) for layer in layers if self.has_norms and _plain(layer) in _STAGES}
-        return ModelInfo(self.name, self.num_classes, shapes, *((weight, bias) if self.has_head else (None, None)), norms)
+        weight, bias = self._head() if self.has_head else (None, None)
+        return ModelInfo(self.name, self.num_classes, shapes, weight, bias, norms)
 
     def outputs(self, layers: Sequence[str], num_samples: int, seed: int = 0) -> Outputs:
         """Logits [N, K], features by name, and the head that makes these logits of "pooled"."""
         before = [self._before_activation(stage, num_samples, seed) for stage in range(4)]
-        pooled, head = before[3].relu().mean(dim=(2, 3)), self._head()
+        pooled, (weight, bias) = before[3].relu().mean(dim=(2, 3)), self._head()
         features = {layer: pooled.clone() if layer == "pooled" else self._map(layer, before, seed) for layer in layers}
-        return Outputs(pooled @ head.weight.T + head.bias, features, head if self.has_head else None)
+        return Outputs(pooled @ weight.T + bias, features, Head(weight, bias) if self.has_head else None)
 
     def _shape(self, layer: str) -> FeatureShape:
         stage = _stage(layer)
@@ -63,9 +63,9 @@ class Network:
         values = self._normal((2, self.widths[stage]), _NORMS_SEED, stage)
         return Norm(1 + 0.2 * values[0], 0.3 * values[1])
 
-    def _head(self) -> Head:
+    def _head(self) -> tuple[Tensor, Tensor]:
         weight = self._normal((self.num_classes, self.widths[-1]), _HEAD_SEED)
-        return Head(weight * 2, 0.1 * weight[:, 0].clone())
+        return weight * 2, 0.1 * weight[:, 0].clone()
 
     def _normal(self, shape: tuple[int, ...], *key: int) -> Tensor:
         return torch.randn(shape, generator=_generator(*self.name.encode(), *key))
@@ -102,7 +102,8 @@ def take(case: Case, rows: Sequence[int]) -> Case:
     def of(outputs: Outputs | None) -> Outputs | None:
         return outputs and Outputs(outputs.logits[index], {name: feature[index] for name, feature in outputs.features.items()}, outputs.head)
 
-    return Case(of(case.student), of(case.teacher), convert_batch(case.batch, lambda tensor: tensor[index] if len(tensor) else tensor))
+    teacher = None if case.teacher is None else of(case.teacher)
+    return Case(of(case.student), teacher, convert_batch(case.batch, lambda tensor: tensor[index] if len(tensor) else tensor))
 
 
 Change = Callable[[Tensor], Tensor]
@@ -125,8 +126,9 @@ def changed_outputs(outputs: Outputs, *, logits: Change | None = None, features:
 
 def convert(case: Case, to: Change) -> Case:
     """The case with every floating-point tensor of the two networks changed, heads included."""
-    networks = (outputs and changed_outputs(outputs, logits=to, features=to, head=to) for outputs in case[:2])
-    return Case(*networks, case.batch)
+    student, teacher = (None if one is None else changed_outputs(one, logits=to, features=to, head=to) for one in (case.student, case.teacher))
+    assert student is not None
+    return Case(student, teacher, case.batch)
 
 
 def convert_batch(batch: Batch, to: Change) -> Batch:

@@ -10,6 +10,6 @@ import sys
 from distill import load_recipe, train
 
 if __name__ == "__main__":
-    recipe, *overrides = sys.argv[1:] or ["r50_to_r18", "train.epochs=1"]
+    recipe, *overrides = sys.argv[1:] or ["r50_to_r18", "train.epochs=2"]
     run = train(load_recipe(recipe, overrides))
     print(f"{run.path}: test top-1 {run.row['test_top1']:.2%}")

@@ -76,7 +76,7 @@ def pack(
 
 def _pack_missing(plan: Plan, partial: Path, marks: Marks, workers: int, progress: Progress) -> dict[int, str]:
     job = Job(partial, plan.layout.place("pixels"), plan.decoder, plan.layout.settings.square)
-    bad = {}
+    bad: dict[int, str] = {}
     for results in in_processes(functools.partial(pack_rows, job), _chunks(plan, marks.filled), workers):
         bad |= {row: found for row, found in results if isinstance(found, str)}
         marks.add({row: found for row, found in results if not isinstance(found, str)})

@@ -66,12 +66,14 @@ def _is_same(folder: ImageFolder, labels: np.ndarray) -> bool:
 
 
 def settings_for(size: int, square: bool, decoder: Decoder) -> Settings:
+    """What decides the pixels of a packed file: size [pixels], shape, decoder and way of resizing."""
     return Settings(size, square, decoder.version, resize_name(square))
 
 
 def make_plan(listing: Listing, size: int, *, square: bool, decoder: Decoder, workers: int = 0, progress: Progress = lambda num: None) -> Plan:
     """Reads the header of each picture."""
-    full, bad = np.zeros((len(listing), 2), dtype=np.int64), {}
+    full = np.zeros((len(listing), 2), dtype=np.int64)
+    bad: dict[int, str] = {}
     rows = list(enumerate(listing.paths))
     chunks = (rows[start : start + _HEADERS_AT_ONCE] for start in range(0, len(rows), _HEADERS_AT_ONCE))
     for sizes in in_processes(header_sizes, chunks, workers):

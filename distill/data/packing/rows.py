@@ -107,7 +107,7 @@ def _pack_row(job: Job, row: Row, number: int) -> int | str:
         return str(error)
     pixels = resize(picture, row.height, row.width, square=job.square)
     write_all(number, pixels, job.pixels_start + row.offset)
-    return zlib.crc32(pixels)
+    return zlib.crc32(pixels.data)
 
 
 def resize(picture: Tensor, height: int, width: int, *, square: bool) -> np.ndarray:
@@ -126,7 +126,7 @@ def resize(picture: Tensor, height: int, width: int, *, square: bool) -> np.ndar
 
 def write_all(number: int, content: np.ndarray | bytes, place: int) -> None:
     """Writes at a place of an open file. Not through a memory map, where a disk that is full would end the process without a word."""
-    rest = memoryview(content).cast("B")
+    rest = memoryview(content if isinstance(content, bytes) else content.data).cast("B")
     while rest:
         written = os.pwrite(number, rest, place)
         rest, place = rest[written:], place + written

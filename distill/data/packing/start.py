@@ -21,6 +21,7 @@ _COPIED_AT_ONCE = 1 << 24  # bytes
 
 
 def partial_path(target: Path) -> Path:
+    """Where a packed file is written until it is whole."""
     return target.with_name(target.name + ".partial")
 
 

@@ -81,7 +81,8 @@ def _read(path: Path, size: int) -> Index:
 
 def _samples(tar: tarfile.TarFile, path: Path) -> Iterator[tuple[str, dict[str, tarfile.TarInfo]]]:
     """(key, ending -> member): members in a row whose names are equal up to the first dot belong together. What is no file is passed over."""
-    key, members = "", {}
+    key = ""
+    members: dict[str, tarfile.TarInfo] = {}
     for member in _members(tar, path):
         folder, _, name = member.name.rpartition("/")
         stem, _, ending = name.partition(".")
@@ -100,11 +101,12 @@ def _samples(tar: tarfile.TarFile, path: Path) -> Iterator[tuple[str, dict[str, 
 def _members(tar: tarfile.TarFile, path: Path) -> Iterator[tarfile.TarInfo]:
     """Every member, without keeping them, as going through the TarFile itself would. Raises DataError if something else than the end mark follows."""
     reached = -1
+    assert tar.fileobj is not None  # an open one has it
     while (member := tar.next()) is not None:
         if tar.offset <= reached:  # a size below zero would lead in circles
             raise tarfile.ReadError("a member has an impossible size")
         reached = tar.offset
-        tar.members = []
+        tar.members = []  # type: ignore[attr-defined]  # tarfile's own loop does so too, but typeshed does not know of it
         yield member
     tar.fileobj.seek(tar.offset)
     end = tar.fileobj.read(_BLOCK)  # tarfile takes whatever is no header for the end; the real one is a block of zeros
@@ -133,7 +135,9 @@ def _label(tar: tarfile.TarFile, path: Path, key: str, members: dict[str, tarfil
     member = members[ending]
     if member.size > _LONGEST_LABEL or member.issparse():
         raise DataError(f"the shard {path}, sample {key!r}: its .{ending} is no label, but {member.size:,} bytes long")
-    text = tar.extractfile(member).read()
+    file = tar.extractfile(member)
+    assert file is not None  # _samples has passed over what is no file
+    text = file.read()
     try:
         value = int(text) if ending == "cls" else json.loads(text)["label"]
         if isinstance(value, bool) or not isinstance(value, int) or not -(2**63) <= value < 2**63:

@@ -35,7 +35,7 @@ def _splits(*names: str) -> dict[str, dict[str, Any]]:
 
 
 _BOTH = {"train": {"train": True}, "test": {"train": False}}
-_ONE = {"train": {}}
+_ONE: dict[str, dict[str, bool]] = {"train": {}}
 # Sets that are not here have no single label for each picture, or keep pictures where only programs of their own can read them.
 _SETS = {
     "CIFAR10": _Set(_BOTH),
