@@ -167,10 +167,10 @@ def changes(path: Path, recipe: Recipe) -> list[str] | None:
 def _why_not(path: Path) -> str:
     """Why the recipe of the folder's run can't be read."""
     try:
-        load_recipe(path)
+        load_recipe(path / record.RECIPE_FILE)
     except RecipeError as error:
         return str(error).splitlines()[0]
-    return f"it has no {record.RECIPE_FILE}"
+    return "it has just changed"
 
 
 def _is_held(path: Path) -> bool:

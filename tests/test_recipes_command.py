@@ -373,7 +373,7 @@ def test_a_draft_knows_the_files_that_it_came_from(own):
 
 @pytest.mark.parametrize(
     "text, reason",
-    [("seed: [\n", "runs/a/recipe.resolved.yaml:2: not valid YAML"), (None, "it has no recipe.resolved.yaml")],
+    [("seed: [\n", "runs/a/recipe.resolved.yaml:2: not valid YAML"), (None, "there is no recipe or file 'runs/a/recipe.resolved.yaml'")],
     ids=["broken", "missing"],
 )
 def test_a_run_whose_recipe_can_not_be_read_is_refused_with_the_reason(text, reason):

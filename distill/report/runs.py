@@ -18,7 +18,6 @@ from distill.errors import DataError, RecipeError
 from distill.places import expanded
 from distill.recipe import Recipe, what_is_wrong
 from distill.recipe_files import load_recipe
-from distill.recipe_yaml import dotted
 from distill.student_alone import is_alone
 
 _NEWEST_FORMAT = 2
@@ -223,11 +222,9 @@ def _why_not(path: Path) -> str | None:
 def _recipe(path: Path, summary: dict[str, Any]) -> Recipe:
     try:
         return Recipe.model_validate(summary["recipe"]) if "recipe" in summary else load_recipe(path)
-    except ValidationError as error:
-        reasons = "; ".join(f"{dotted(place)}: {words}" for place, words in what_is_wrong(error))
-        raise DataError(f"{path / record.SUMMARY_FILE}: its recipe can't be read: {reasons}") from error
-    except RecipeError as error:
-        raise DataError(f"{path}: its recipe can't be read: {str(error).splitlines()[0]}") from error
+    except (ValidationError, RecipeError) as error:
+        faults = [str(error)] if isinstance(error, RecipeError) else [f"{'.'.join(map(str, at))}: {words}" for at, words in what_is_wrong(error)]
+        raise DataError(f"{path}: its recipe can't be read: {'; '.join(faults)}") from error
 
 
 def _check(run: Run) -> None:

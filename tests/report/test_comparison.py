@@ -246,7 +246,7 @@ def test_place_without_runs_is_refused(make, words):
         (lambda summary: summary.update(data=3), "the student's score on test is not in it"),
         (
             lambda summary: summary.update(recipe={"losses": 3}),
-            r"summary\.json: its recipe can't be read: .*losses: must be a mapping \(key: value\), got 3",
+            r"kd-seed0: its recipe can't be read: .*losses: must be a mapping \(key: value\), got 3",
         ),
         (lambda summary: summary.update(format=99), "format 99, and 2 is the newest known here; update distill"),
     ],
