@@ -90,13 +90,13 @@ def test_the_other_losses_keep_the_contract(name):
     check_loss(loss)
 
 
-def test_the_check_finds_what_the_page_says_of_the_divided_loss():
-    write("sure_angle.py", "divided.py")
+def test_the_check_finds_what_the_page_says_of_the_summed_loss():
+    write("sure_angle.py", "summed.py")
     scope: dict = {}
-    exec(FILES["divided.py"], scope)
+    exec(FILES["summed.py"], scope)
     with pytest.raises(LossContractError) as raised:
-        check_loss(scope["Divided"])
-    assert "coupling" in {fault.name for fault in raised.value.faults}
+        check_loss(scope["Summed"])
+    assert "mean" in {fault.name for fault in raised.value.faults}
     for piece in TEXTS[2].split("..."):
         assert flat(piece) in flat(str(raised.value))
 
