@@ -16,7 +16,7 @@ from distill.testing import CHECKS, LossContractError, check_loss
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "writing_a_loss.md").read_text(encoding="utf-8")
 FILES = dict(re.findall(r"<!-- not run: written to (\S+) by \S+ -->\n```\w+\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE))
-BASH = "\n".join(re.findall(r"^```bash\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE))
+BASH = "".join(re.findall(r"^```bash\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE))
 COMMANDS = [line.split("#")[0].strip() for line in BASH.splitlines()]
 TEXTS = re.findall(r"^```text\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
 SMALL = ["data.source=synthetic", "data.global_batch_size=8", "data.arguments={num_train: 16, num_val: 8, num_test: 8}"]
