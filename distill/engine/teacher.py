@@ -43,7 +43,7 @@ class Teacher:
 
 
 def part_of(batch: Batch, index: Tensor, positions: np.ndarray) -> Batch:
-    """Some pictures of a batch; index and positions are the same places, on the device and on the host."""
+    """Some pictures of a batch; index [n] and positions [n] int64 are the same places, on the device and on the host."""
     host = None if batch.host is None else batch.host._replace(sample_ids=batch.host.sample_ids[positions])
     return Batch(*(tensor[index] for tensor in batch.tensors), host)
 
