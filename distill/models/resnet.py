@@ -89,10 +89,9 @@ class ResNet(nn.Module):
         if not zero_init_residual:
             return
         for module in self.modules():  # a zero last norm makes each block an identity at the start
-            if isinstance(module, Bottleneck):
-                nn.init.zeros_(module.bn3.weight)
-            elif isinstance(module, BasicBlock):
-                nn.init.zeros_(module.bn2.weight)
+            if isinstance(module, BasicBlock | Bottleneck):
+                last: Any = module.bn3 if isinstance(module, Bottleneck) else module.bn2
+                nn.init.zeros_(last.weight)
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.maxpool(self.relu(self.bn1(self.conv1(images))))  # [N, 64, H / 4, W / 4]; H, W with the small stem
