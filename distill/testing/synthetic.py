@@ -100,8 +100,8 @@ def take(case: Case, rows: Sequence[int]) -> Case:
     """These samples of a case, in this order."""
     index = torch.tensor(rows)
 
-    def of(outputs: Outputs | None) -> Outputs | None:
-        return outputs and Outputs(outputs.logits[index], {name: feature[index] for name, feature in outputs.features.items()}, outputs.head)
+    def of(outputs: Outputs) -> Outputs:
+        return Outputs(outputs.logits[index], {name: feature[index] for name, feature in outputs.features.items()}, outputs.head)
 
     teacher = None if case.teacher is None else of(case.teacher)
     return Case(of(case.student), teacher, convert_batch(case.batch, lambda tensor: tensor[index] if len(tensor) else tensor))
