@@ -40,7 +40,8 @@ class CheckpointFolder:
     """
 
     def __init__(self, path: Path):
-        self.path, self._best = path, None
+        self.path = path
+        self._best: str | None = None
 
     def start_from(self, checkpoint: Checkpoint | None) -> None:
         """Before training goes on: what is newer than this checkpoint is damaged, and gets another name, so that it is not counted any more."""

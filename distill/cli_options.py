@@ -17,7 +17,7 @@ _TRAIN_HELP = """\
 examples:
   distill train --recipe r50_to_r18
   distill train --recipe r50_to_r18 losses.kd.temperature=2 train.epochs=3 seed=1
-  distill train --recipe r50_to_r18 data.source=imagefolder data.root=~/pictures data.image_size=64
+  distill train --recipe photos data.root=~/pictures
   distill train --recipe mine.yaml --plugin my_loss.py
   distill train --resume runs/r50_to_r18-seed0                go on with a run that was stopped or killed, exactly
   distill train --recipe r50_to_r18 --resume                  the same, or begin if there is none: for jobs that a cluster starts again

@@ -102,7 +102,7 @@ def _plan(maker: Recipe, summary: dict[str, Any] | None, costs: Costs, source: D
 def _find_finished(control: Recipe, source: DataSource, job: Job) -> Path | None:
     """A finished run that is this control in everything that matters, whatever it is called."""
     wanted = run_fingerprint(control, source, job)
-    found = [None]
+    found: list[Path | None] = [None]
     if job.is_main:
         runs = record.finished_runs(Path(control.runs_dir))
         found = [next((path for path, summary in runs if summary.get("fingerprint") == wanted), None)]

@@ -19,7 +19,9 @@ class Comment(NamedTuple):
 
 def top_comment(text: str) -> Comment:
     """Returns what is said in the lines before the first key. A fact goes on until the next one, or an empty line of the comment."""
-    command, facts, notes, label = "", {}, [], ""
+    command, label = "", ""
+    facts: dict[str, str] = {}
+    notes: list[str] = []
     for line in top_lines(text):
         word, colon, rest = line.partition(":")
         if line.startswith(_FOR_EDITORS):

@@ -6,6 +6,7 @@ import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -81,7 +82,8 @@ def _extending_the_same(text: str, original: Draft, target: Path) -> tuple[str, 
             continue
         if copied.values == original.values:
             return candidate, _parents(copied)
-        others = [shown_path(path) for _, path in copied.files[1:] if path not in dict(map(reversed, original.files))]
+        known = {path for _, path in original.files}
+        others = [shown_path(path) for _, path in copied.files[1:] if path not in known]
         problem = problem or f"it would extend {', '.join(others)}"
     raise RecipeError(
         f"a copy at {shown_path(target)} would not say the same: {problem}\ntake another folder, or --whole to write everything into one file"
@@ -94,7 +96,7 @@ def _parents(draft: Draft) -> list[Path]:
 
 def _naming(text: str, parents: Sequence[Path]) -> str:
     """The text with these parents, in the order in which it extends them, each by the name that it is found by."""
-    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    root: Any = yaml.compose(text, Loader=yaml.SafeLoader)  # a mapping: it was read as a recipe before
     extends = next((value for key, value in root.value if key.value == "extends"), None)
     scalars = [] if extends is None else extends.value if isinstance(extends, yaml.SequenceNode) else [extends]
     for scalar, parent in reversed(list(zip(scalars, parents, strict=True))):

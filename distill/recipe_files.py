@@ -136,9 +136,12 @@ def _override(draft: Draft, text: str) -> Draft:
             problems = [Problem(dotted(path), "has no value; write null for none", origin)]
     if problems:
         return draft._replace(problems=(*draft.problems, *problems))
+    if is_removal:
+        return draft._replace(tree=_without(draft.tree, path))
+    assert node is not None  # or there would be a problem
     for part in reversed(path):
         node = Node({part: node}, origin)
-    return draft._replace(tree=_without(draft.tree, path) if is_removal else merge(draft.tree, node))
+    return draft._replace(tree=merge(draft.tree, node))
 
 
 def _obstacles(tree: Node, path: tuple[str, ...], is_removal: bool) -> Iterator[str]:

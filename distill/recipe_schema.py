@@ -104,7 +104,7 @@ def _or_schedule(argument: dict[str, Any]) -> dict[str, Any]:
     choices = argument.get("anyOf", [argument])
     if not any(choice.get("type") == "number" for choice in choices):
         return argument
-    about = {key: argument[key] for key in ("default", "description") if key in argument}
+    about: dict[str, Any] = {key: argument[key] for key in ("default", "description") if key in argument}
     plain = [{key: value for key, value in choice.items() if key not in about} for choice in choices]
     return {**about, "anyOf": [*plain, _SCHEDULE]}
 

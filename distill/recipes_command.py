@@ -138,8 +138,8 @@ def diff(first: str, second: str, *, as_json: bool = False) -> bool:
         rows = [{"path": path, **{name: side[path] for name, side in zip("ab", values, strict=True) if path in side}} for path in paths]
         print(json.dumps(rows, indent=2, ensure_ascii=False))
     elif paths:
-        left, right = ([printable(recipe_value(side[path])) if path in side else "-" for path in paths] for side in values)
-        _print_columns([("", printable(first), printable(second)), *zip(paths, left, right, strict=True)])
+        first_cells, second_cells = ([printable(recipe_value(side[path])) if path in side else "-" for path in paths] for side in values)
+        _print_columns([("", printable(first), printable(second)), *zip(paths, first_cells, second_cells, strict=True)])
     return bool(paths)
 
 

@@ -51,7 +51,7 @@ def teacher_recipe(recipe: Recipe, job: Job) -> Recipe:
         return assistant_recipe(recipe)
     network = teacher.model_dump(include={"model", "norm", "stem", "arguments", "features", "mean", "std"})
     data = recipe.data.model_dump(include=set(_SHARED_DATA))
-    shared = {"student": network, "data": data, "train": recipe.train.model_dump(include=set(_SHARED_TRAIN))}
+    shared: dict[str, Any] = {"student": network, "data": data, "train": recipe.train.model_dump(include=set(_SHARED_TRAIN))}
     shared |= {"runs_dir": recipe.runs_dir, "deterministic": recipe.deterministic}
     draft = read_draft(teacher.recipe).merged(shared, "the recipe that it teaches in")
     draft = draft.merged(teacher.overrides, "teacher.overrides")

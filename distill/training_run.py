@@ -133,7 +133,8 @@ def _make_fast(run: _Run, pieces: Pieces, costs: Mapping[str, Costs], *, is_begu
     they are not kept."""
     recipe, source, job = run.recipe, run.source, run.job
     before = broadcast_object_list([record.read_json(run.folder.path / record.FAST_FILE) if is_begun else {}])[0]
-    forms, kept, seconds = {"teacher": None}, {}, {}
+    forms: dict[str, Any] = {"teacher": None}
+    kept, seconds = {}, {}
     for role, own, its in each_teacher(recipe, pieces):
         _head_line(role, own, job)
         forms[role] = form_of_teacher(own, source, its, run.accelerator, job, before=before.get(role))

@@ -63,8 +63,11 @@ def _moved(text: str) -> str:
 def _navigation(index: str) -> str:
     """A hidden toctree for each "## group" of the index, of the pages that its list links to."""
     groups = re.findall(r"^## ([^\n]*)\n(.*?)(?=^## |\Z)", index, re.MULTILINE | re.DOTALL)
-    trees = ((caption, re.findall(r"^- \[.*?\]\((.*?)\.md\)", entries, re.MULTILINE)) for caption, entries in groups)
-    return "".join("\n```{toctree}\n:hidden:\n:caption: %s\n\n%s\n```\n" % (caption, "\n".join(pages)) for caption, pages in trees)  # noqa: UP031
+    text = ""
+    for caption, entries in groups:
+        pages = "\n".join(f"{title} <{page}>" for title, page in re.findall(r"^- \[(.*?)\]\((.*?)\.md\)", entries, re.MULTILINE))
+        text += f"\n```{{toctree}}\n:hidden:\n:caption: {caption}\n\n{pages}\n```\n"
+    return text
 
 
 def _as_rst(app: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]) -> None:

@@ -27,7 +27,7 @@ def make_losses(recipe: Recipe, catalogue: Catalogue) -> dict[str, DistillLoss]:
     """label -> loss. Raises RecipeError that names the label and the argument."""
     losses = {}
     for label, entry in recipe.losses.items():
-        loss, wrong = construct(catalogue.get("losses", entry.name(label)), entry.model_extra)
+        loss, wrong = construct(catalogue.get("losses", entry.name(label)), entry.model_extra or {})
         if wrong:
             raise RecipeError("; ".join(f"losses.{label}.{argument}: {message}" for argument, message in wrong))
         losses[label] = loss
@@ -62,7 +62,7 @@ def make_distiller(recipe: Recipe, student: Network, losses: Mapping[str, Distil
     constant = {label: entry.weight for label, entry in recipe.losses.items() if isinstance(entry.weight, float)}
     moving = {(label, "weight"): entry.weight for label, entry in recipe.losses.items() if isinstance(entry.weight, Schedule)}
     for label, entry in recipe.losses.items():
-        moving |= {(label, name): schedule for name, schedule in read_schedules(entry.model_extra)[0].items()}
+        moving |= {(label, name): schedule for name, schedule in read_schedules(entry.model_extra or {})[0].items()}
     schedules_by_step = {key: _by_step(schedule, plan) for key, schedule in moving.items()}
     if peer is not None:
         return MutualDistiller(student, losses, constant, schedules_by_step, peer=peer)

@@ -73,7 +73,7 @@ def build_pieces(
     distiller.to(device, DTYPES[precision] if precision == "fp64" else None)
     for network in list(teachers.values())[-1:]:  # it is asked right before the student
         network.hand_pixels_to(student)
-    teacher = _as_one([Teacher(network) for network in teachers.values()], recipe)
+    teacher: Any = _as_one([Teacher(network) for network in teachers.values()], recipe)
     if recipe.method == "ema_teacher":
         teacher = EmaTeacher(student, recipe.train.ema_decay)
     return Pieces(distiller, teacher, {role: report for role, report in reports.items() if report is not None})

@@ -37,5 +37,7 @@ def make_sampler(recipe: Recipe, source: DataSource, *, rank: int, world_size: i
 def plan_run(recipe: Recipe, source: DataSource, world_size: int) -> Plan:
     """Raises RecipeError or DataError if the batch can't be divided or filled."""
     steps_per_epoch = make_sampler(recipe, source, rank=0, world_size=world_size).steps_per_epoch
-    num_steps = min(recipe.train.epochs * steps_per_epoch, recipe.train.max_steps or math.inf)
+    num_steps = recipe.train.epochs * steps_per_epoch
+    if recipe.train.max_steps is not None:
+        num_steps = min(num_steps, recipe.train.max_steps)
     return Plan(steps_per_epoch, num_steps, math.ceil(num_steps / steps_per_epoch))

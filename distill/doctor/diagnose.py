@@ -163,7 +163,8 @@ class _Examination:
         return None, False
 
     def _measure(self, recipe: Recipe, source: DataSource, pieces: Pieces, trainer: Trainer, precision: str) -> None:
-        batches, batch = _endless(trainer), None
+        batches: Any = _endless(trainer)  # a generator, which can be closed
+        batch = None
         with self.found.attempt("loader"):
             batch = next(batches)
         if is_made_up := batch is None:

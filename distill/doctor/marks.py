@@ -102,7 +102,8 @@ def _epochs(trainer: Trainer, meter: Meter) -> Callable[..., Iterator[Batch]]:
     epochs = trainer.loader.epoch
 
     def epoch(*arguments: int) -> Iterator[Batch]:
-        batches, done = epochs(*arguments), trainer.step
+        batches: Any = epochs(*arguments)  # a generator, which can be closed
+        done = trainer.step
         meter.start()
         try:
             while (batch := _next(batches, meter)) is not None:

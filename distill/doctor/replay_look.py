@@ -75,8 +75,10 @@ def _is_bad_alone(loss: nn.Module, index: int, batch: Batch, student: Outputs, t
     def of(outputs: Outputs | None) -> Outputs | None:
         return outputs and Outputs(outputs.logits[index : index + 1], {k: v[index : index + 1] for k, v in outputs.features.items()}, outputs.head)
 
+    images, labels, sample_ids, view = (tensor[index : index + 1] for tensor in batch.tensors)
+    alone = Batch(images, labels, sample_ids, view)
     try:
-        return not _is_finite(loss(of(student), of(teacher), Batch(*(tensor[index : index + 1] for tensor in batch.tensors))))
+        return not _is_finite(loss(of(student), of(teacher), alone))
     except (DistillError, RuntimeError, ValueError, IndexError):  # a loss that can't take one picture says nothing about it
         return False
 

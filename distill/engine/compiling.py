@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +43,7 @@ def compile_teacher(teacher: Teacher, batch: Batch) -> Compiled:
     Raises whatever torch.compile raises where it can't; the teacher is then as it was.
     """
     device = teacher.network.mean.device
-    options = {"freezing": True} if device.type == "cpu" else None  # on CPUs only frozen weights are packed, and fused with what follows them
+    options: Any = {"freezing": True} if device.type == "cpu" else None  # on CPUs only frozen weights are packed, and fused with what follows them
     compiled: Callable[[Tensor], Outputs] = torch.compile(teacher.network, dynamic=False, options=options)
 
     def use(is_compiled: bool) -> None:

@@ -23,6 +23,9 @@ from distill.structures import Batch, Outputs, StepOutput
 class Distiller(nn.Module):
     """Student and losses together, so that the optimizer, DDP and `.to` find projectors and learned temperatures without being told."""
 
+    student: Network
+    is_balanced: Tensor  # [] bool, whether the weights that were to be found out have been
+
     def __init__(
         self,
         student: Network,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -18,7 +19,7 @@ def is_shared() -> bool:
 
 def everyones_batch(batch: Batch) -> Batch:
     """The global batch's labels, ids and views, without its images."""
-    return Batch(batch.images[:0], *(everyones(tensor) for tensor in batch.tensors[1:]))
+    return Batch(batch.images[:0], everyones(batch.labels), everyones(batch.sample_ids), everyones(batch.view))
 
 
 def everyones_outputs(outputs: Outputs, layers: Iterable[str]) -> Outputs:
@@ -43,11 +44,11 @@ class _Gather(torch.autograd.Function):
     takes the mean over processes: the student's gradient is that of one process, and so is that of the loss's own parameters."""
 
     @staticmethod
-    def forward(ctx, tensor: Tensor) -> Tensor:
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
         return _gathered(tensor)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> Tensor:
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         gradient = gradient.clone(memory_format=torch.contiguous_format)  # autograd may have given it to another node too
         dist.all_reduce(gradient)
         return gradient[dist.get_rank() :: dist.get_world_size()].contiguous()

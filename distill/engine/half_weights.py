@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,7 +21,8 @@ def hold_weights(network: Network, dtype: torch.dtype) -> Callable[[], None]:
     """
     head = head_path(network.model)
     if head is not None:
-        network.fixed_head = network.head(torch.empty(0, network.model.get_submodule(head).out_features))
+        classifier: Any = network.model.get_submodule(head)
+        network.fixed_head = network.head(torch.empty(0, classifier.out_features))
     held = [
         (module, name, parameter)
         for module in network.model.modules()

@@ -71,7 +71,8 @@ def _gram(feature: Tensor) -> Tensor:
     rounds off stays small."""
     feature = feature.float()
     if feature.ndim == 4:
-        feature = adaptive_avg_pool2d(feature, [min(side, _MOST_PLACES) for side in feature.shape[2:]])
+        height, width = (min(side, _MOST_PLACES) for side in feature.shape[2:])
+        feature = adaptive_avg_pool2d(feature, (height, width))
     rows = feature.flatten(1)
     rows = rows - rows.mean(dim=0)
     return rows @ rows.T / rows.square().sum(dim=1).mean().clamp_min(1e-30)

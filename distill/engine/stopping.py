@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -49,9 +49,10 @@ class Stopper:
         self._is_shared = dist.is_initialized() and dist.get_world_size() > 1
         self._is_main = not self._is_shared or dist.get_rank() == 0
         # a group of its own: whether to stop is told beside the gradients, on the host, and no device is waited for
-        self._group = dist.new_group(backend="gloo") if self._is_shared else None
-        self._flags, self._pending = None, None
-        self._old_handlers: dict[int, object] = {}
+        self._group: Any = dist.new_group(backend="gloo") if self._is_shared else None
+        self._flags = torch.zeros(2, dtype=torch.int64)
+        self._pending: Any = None  # what the last all_reduce is waited for by
+        self._old_handlers: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Stopper:
         if threading.current_thread() is threading.main_thread():
@@ -65,7 +66,7 @@ class Stopper:
 
     def _hear(self, number: int, _frame: object) -> None:
         self._interrupts += number == signal.SIGINT
-        is_first, self._reason = not self._reason, max(self._reason, _SIGNALS[number])
+        is_first, self._reason = not self._reason, max(self._reason, _SIGNALS[signal.Signals(number)])
         if number == signal.SIGINT and (self._interrupts > 1 or not self._is_deferred):
             raise KeyboardInterrupt
         if not self._is_deferred and not self._is_stopping:

@@ -43,9 +43,10 @@ class Teacher:
 
 
 def part_of(batch: Batch, index: Tensor, positions: np.ndarray) -> Batch:
-    """Some pictures of a batch; index and positions are the same places, on the device and on the host."""
+    """Some pictures of a batch; index [n] and positions [n] int64 are the same places, on the device and on the host."""
     host = None if batch.host is None else batch.host._replace(sample_ids=batch.host.sample_ids[positions])
-    return Batch(*(tensor[index] for tensor in batch.tensors), host)
+    images, labels, sample_ids, view = (tensor[index] for tensor in batch.tensors)
+    return Batch(images, labels, sample_ids, view, host)
 
 
 def parts_together(num_parts: int, images: Tensor) -> int:
@@ -72,7 +73,8 @@ def _ask_together(teacher: Asked, parts: Sequence[Batch]) -> list[Outputs]:
         return [teacher(parts[0])]
     hosts = [part.host for part in parts if part.host is not None]  # a batch of a loader has it
     host = HostKeys(np.concatenate([one.sample_ids for one in hosts]), hosts[0].view, sum(one.num_replaced for one in hosts))
-    answers = teacher(Batch(*map(torch.cat, zip(*(part.tensors for part in parts), strict=True)), host))
+    images, labels, sample_ids, view = map(torch.cat, zip(*(part.tensors for part in parts), strict=True))
+    answers = teacher(Batch(images, labels, sample_ids, view, host))
     sizes = [len(part.images) for part in parts]
     features = {name: feature.split(sizes) for name, feature in answers.features.items()}
     return [

@@ -166,7 +166,8 @@ class Trainer:
             norm = self.accelerator.clip_grad_norm_(self.parameters, self.clip_norm)
         if not self.scaler.is_enabled():
             norm = get_total_norm([parameter.grad for parameter in self.parameters if parameter.grad is not None]) if norm is None else norm
-            self.optimizer.found_inf = (~norm.isfinite()).to(torch.float32)
+            optimizer: Any = self.optimizer  # torch's fused ones look for found_inf on themselves
+            optimizer.found_inf = (~norm.isfinite()).to(torch.float32)
             self.recent.add_norm(norm)
 
     def _report(self, rate: float) -> None:

@@ -143,5 +143,6 @@ def _with_unpacked_weights(module: GraphModule) -> GraphModule:
 def _value(module: GraphModule, argument: object) -> object:
     if not isinstance(argument, Node):
         return argument
+    assert isinstance(argument.target, str)  # it names an attribute, not a function
     parent, _, leaf = argument.target.rpartition(".")
     return getattr(module.get_submodule(parent), leaf)

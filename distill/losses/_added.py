@@ -10,5 +10,5 @@ from torch import Tensor
 
 
 def added(parts: Iterable[Tensor]) -> Tensor:
-    """Tensors of one shape -> their sum. At least one: sum() would begin with the number 0, which is no tensor."""
+    """[...] each, of one shape -> [...]: their sum. At least one: sum() would begin with the number 0, which is no tensor."""
     return functools.reduce(operator.add, parts)

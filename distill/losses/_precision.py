@@ -11,7 +11,7 @@ _HALF = (torch.bfloat16, torch.float16)
 
 
 def in_own_precision(module: nn.Module, feature: Tensor, *others: Tensor) -> Any:
-    """The module's answer, computed in the feature's precision: half-precision features meet float32 parameters as autocast lets them."""
+    """[N, ...] -> [N, ...]: the module's answer in the feature's precision: half-precision features meet float32 parameters as autocast lets them."""
     if feature.dtype in _HALF and next(module.parameters(), feature).dtype != feature.dtype:
         with torch.autocast(feature.device.type, dtype=feature.dtype):
             return module(feature, *others)

@@ -10,7 +10,8 @@ from distill.losses.base import upcast
 
 def pooled_to(feature_map: Tensor, size: tuple[int, ...]) -> Tensor:
     """[N, C, h, w] -> [N, C, *size]: the means over equal parts, taken in float32 at least; the map itself where it has that size."""
-    return feature_map if feature_map.shape[2:] == size else F.adaptive_avg_pool2d(upcast(feature_map), size).to(feature_map.dtype)
+    height, width = size
+    return feature_map if feature_map.shape[2:] == size else F.adaptive_avg_pool2d(upcast(feature_map), (height, width)).to(feature_map.dtype)
 
 
 def to_one_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:

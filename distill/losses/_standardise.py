@@ -17,5 +17,5 @@ def standardise(logits: Tensor) -> Tensor:
 
 
 def standardised(student_logits: Tensor, teacher_logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Both networks' logits, standardised."""
+    """[N, K] and [N, K] -> the same: both networks' logits, standardised."""
     return standardise(student_logits), standardise(teacher_logits)

@@ -59,7 +59,7 @@ class DistillLoss(nn.Module):
 
 
 def upcast(tensor: Tensor) -> Tensor:
-    """The tensor in float32 if it is half-precision, else as it is: sums of squares overflow in float16, and float64 runs stay float64."""
+    """[...] -> [...]: in float32 if it is half-precision, else as it is: sums of squares overflow in float16, and float64 runs stay float64."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 

@@ -15,9 +15,9 @@ from distill.structures import Batch, Outputs
 
 
 def gaussian(products: Tensor, width: float | Tensor, order: int) -> Tensor:
-    """Inner products x of unit vectors -> exp(-width |a - b|^2) = exp(-2 width) exp(2 width x), the second factor to this order of Taylor's series.
+    """[N, N] inner products x of unit vectors -> [N, N]: exp(-width |a - b|^2) = exp(-2 width) exp(2 width x).
 
-    The width is the paper's gamma.
+    The second factor is taken to this order of Taylor's series. The width is the paper's gamma.
     """
     scaled = 2 * width * products
     series = added(scaled**power / math.factorial(power) for power in range(1, order + 1))

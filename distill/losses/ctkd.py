@@ -16,7 +16,7 @@ _START = 1.0  # the authors' code: with their range, training starts at a temper
 
 
 def reverse_gradient(tensor: Tensor, strength: float | Tensor) -> Tensor:
-    """The tensor itself, whose gradient is multiplied by -strength: what minimises the loss elsewhere maximises it here."""
+    """[...] -> [...]: the tensor itself, whose gradient is multiplied by -strength: what minimises the loss elsewhere maximises it here."""
     return tensor.detach() - strength * (tensor - tensor.detach())
 
 

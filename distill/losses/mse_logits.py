@@ -26,7 +26,7 @@ class MSELogits(DistillLoss):
 
     zero_at_identity = True
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
 
     def setup(self, student: ModelInfo, teacher: ModelInfo) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -116,6 +117,9 @@ def initialise(network: nn.Module, zero_init_residual: bool = False) -> None:
         return
     for module in network.modules():  # a zero last norm makes each block an identity at the start
         if isinstance(module, Bottleneck):
-            nn.init.zeros_(module.bn3.weight)
+            last: Any = module.bn3
         elif isinstance(module, BasicBlock):
-            nn.init.zeros_(module.bn2.weight)
+            last = module.bn2
+        else:
+            continue
+        nn.init.zeros_(last.weight)

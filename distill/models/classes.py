@@ -74,7 +74,8 @@ def keep_classes(model: nn.Module, columns: Sequence[int], image_size: int) -> N
 
 def _heads(model: nn.Module) -> dict[str, nn.Linear]:
     """The classifier by its path; of a network with one for its class token and one for another token, such as DeiT, all of them."""
-    found = model.get_classifier() if callable(getattr(model, "get_classifier", None)) else None
+    get_classifier = getattr(model, "get_classifier", None)
+    found = get_classifier() if callable(get_classifier) else None
     if isinstance(found, tuple) and all(isinstance(one, nn.Linear) for one in found):
         return {path: module for path, module in model.named_modules() if module in found}
     return dict([find_head(model)])

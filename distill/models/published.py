@@ -29,7 +29,7 @@ def published_weights(name: str) -> list[Published]:
         num_classes = config.get("num_classes", pretrained.get("num_classes", 0))
         return [Published(name, num_classes, (pretrained.get("input_size") or (3, 224, 224))[-1], None, pretrained.get("license"))]
     family, _, plain = name.rpartition("/")
-    found = []
+    found: list[Published] = []
     if family == "torchvision" or (plain in RESNETS and not family):
         found += _of_torchvision(plain)
     if family == "timm" or (plain in RESNETS and not family):  # our ResNets have timm's keys too

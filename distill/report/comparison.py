@@ -167,7 +167,7 @@ def _fidelity_alone(student: Student, students: Sequence[Student]) -> dict[str, 
     """How often the student alone says what the others' teacher says: so much agreement needs no teacher. Empty unless there is one teacher."""
     taught = [run for other in students for run in other.runs if run.teacher]
     answers = [run.teacher_predictions for run in taught]
-    if not taught or any(one is None or (one != answers[0]).any() for one in answers):
+    if not taught or any(one is None or np.any(one != answers[0]) for one in answers):
         return {}
     teacher, labels = answers[0], taught[0].labels
     same = np.stack([run.predictions == teacher for run in student.runs])

@@ -66,10 +66,11 @@ class Chart:
             x, _ = self.place((value, self.y.low))
             self._line(x, self.top, x, self.bottom, "grid")
             self.words(x, self.bottom + 16, x_label(value), anchor="middle")
-        for value in self.y.ticks if y_label else ():
-            _, y = self.place((self.x.low, value))
-            self._line(self.left, y, self.right, y, "grid")
-            self.words(self.left - 6, y + 4, y_label(value), anchor="end")
+        if y_label is not None:
+            for value in self.y.ticks:
+                _, y = self.place((self.x.low, value))
+                self._line(self.left, y, self.right, y, "grid")
+                self.words(self.left - 6, y + 4, y_label(value), anchor="end")
         if self._titles[0]:
             self.words((self.left + self.right) / 2, self.height - 8, self._titles[0], anchor="middle", kind="title")
         if self._titles[1]:

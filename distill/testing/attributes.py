@@ -16,7 +16,8 @@ _ATOMS = (str, bytes, int, float, complex, bool, type(None), type, FunctionType,
 
 def attributes(module: nn.Module) -> Iterator[tuple[str, Any]]:
     """(path, thing) of everything in the attributes of a module and its modules, however deep in lists, dicts and objects."""
-    registered, seen = {id(each) for each in module.modules()}, set()
+    registered = {id(each) for each in module.modules()}
+    seen: set[int] = set()
     for name, owner in module.named_modules():
         for attribute, value in vars(owner).items():
             if attribute not in _OF_EVERY_MODULE:

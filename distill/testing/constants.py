@@ -31,7 +31,7 @@ class Constants(TorchFunctionMode):
         elif error[0] is None and self._position != len(self._kept):
             raise RuntimeError(f"{self._position} values without gradient where there were {len(self._kept)}: another branch was taken")
 
-    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         if func is torch._C._set_grad_enabled:  # the user's own no_grad; the one inside an autograd.Function is not seen here
             self._depth.append(args[0])
         result = func(*args, **(kwargs or {}))
@@ -44,4 +44,5 @@ class Constants(TorchFunctionMode):
         return self._kept[self._position - 1].clone()
 
     def _is_constant(self, func: Any) -> bool:
-        return func in (Tensor.detach, torch.detach, Tensor.data.__get__) or not self._depth[-1]
+        data: Any = Tensor.data  # on the class it is a descriptor, which torch's stubs don't say
+        return func in (Tensor.detach, torch.detach, data.__get__) or not self._depth[-1]

@@ -143,7 +143,7 @@ class _Touched(TorchFunctionMode):
         super().__init__()
         self._watched, self.is_touched = {id(tensor) for tensor in tensors}, False
 
-    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         leaves = torch.utils._pytree.tree_leaves((args, kwargs or {}))
         self.is_touched |= any(id(leaf) in self._watched for leaf in leaves)
         return func(*args, **(kwargs or {}))

@@ -152,7 +152,7 @@ class _Backed(torch.autograd.Function):
         return gradient, None
 
 
-def _call_on_arrays(loss: nn.Module, case: Case) -> dict[str, weakref.ref]:
+def _call_on_arrays(loss: nn.Module, case: Case) -> dict[str, weakref.ref[Any]]:
     """Calls the loss and forgets everything; the answers are references to the memory that it was given, dead if nothing holds on to it."""
     networks = {whose: outputs for whose, outputs in (("student", case.student), ("teacher", case.teacher)) if outputs is not None}
     arrays = {f"{whose} {name}": np.array(tensor) for whose, outputs in networks.items() for name, tensor in tensors_of(outputs)}

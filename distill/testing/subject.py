@@ -90,8 +90,9 @@ class Subject:
         """Whether the value changes with the logits of the two networks."""
         others = self.make_case(seed=1)
         changed = change(self.case, ["student"], logits=lambda _: others.student.logits)
-        if self.case.teacher is not None:
-            changed = change(changed, ["teacher"], logits=lambda _: others.teacher.logits)
+        if (theirs := others.teacher) is not None:
+            logits = theirs.logits
+            changed = change(changed, ["teacher"], logits=lambda _: logits)
         return self.value(changed) != self.value()
 
 

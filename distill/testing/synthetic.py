@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -52,7 +52,8 @@ class Network:
             return before[_stage(layer)].relu()
         if _plain(layer) in _STAGES:
             return before[_stage(layer)].clone()
-        return self._normal((len(before[0]), *self._shape(layer)), _OUTPUTS_SEED, zlib.crc32(layer.encode()), seed)
+        shape = (size for size in self._shape(layer) if size is not None)
+        return self._normal((len(before[0]), *shape), _OUTPUTS_SEED, zlib.crc32(layer.encode()), seed)
 
     def _before_activation(self, stage: int, num_samples: int, seed: int) -> Tensor:
         norm, side = self._norm(stage), self.sides[stage]
@@ -99,8 +100,8 @@ def take(case: Case, rows: Sequence[int]) -> Case:
     """These samples of a case, in this order."""
     index = torch.tensor(rows)
 
-    def of(outputs: Outputs | None) -> Outputs | None:
-        return outputs and Outputs(outputs.logits[index], {name: feature[index] for name, feature in outputs.features.items()}, outputs.head)
+    def of(outputs: Outputs) -> Outputs:
+        return Outputs(outputs.logits[index], {name: feature[index] for name, feature in outputs.features.items()}, outputs.head)
 
     teacher = None if case.teacher is None else of(case.teacher)
     return Case(of(case.student), teacher, convert_batch(case.batch, lambda tensor: tensor[index] if len(tensor) else tensor))
@@ -111,16 +112,20 @@ Change = Callable[[Tensor], Tensor]
 
 def change(case: Case, whose: Sequence[str] = ("student", "teacher"), *, logits: Change | None = None, features: Change | None = None) -> Case:
     """The case with other logits or features."""
-    changed = {name: changed_outputs(getattr(case, name), logits=logits, features=features) for name in whose if getattr(case, name) is not None}
+    there = {name: getattr(case, name) for name in whose if getattr(case, name) is not None}
+    changed: dict[str, Any] = {name: changed_outputs(outputs, logits=logits, features=features) for name, outputs in there.items()}
     return case._replace(**changed)
 
 
 def changed_outputs(outputs: Outputs, *, logits: Change | None = None, features: Change | None = None, head: Change | None = None) -> Outputs:
     """One network's outputs with some of the tensors changed."""
+    classifier = outputs.head
+    if head and classifier:
+        classifier = Head(head(classifier.weight), None if classifier.bias is None else head(classifier.bias))
     return Outputs(
         logits(outputs.logits) if logits else outputs.logits,
         {name: features(feature) if features else feature for name, feature in outputs.features.items()},
-        Head(*(part if part is None else head(part) for part in outputs.head)) if head and outputs.head else outputs.head,
+        classifier,
     )
 
 
@@ -133,7 +138,8 @@ def convert(case: Case, to: Change) -> Case:
 
 def convert_batch(batch: Batch, to: Change) -> Batch:
     """The batch with every tensor changed."""
-    return batch._replace(**{name: to(value) for name, value in batch._asdict().items() if isinstance(value, Tensor)})
+    changed: dict[str, Any] = {name: to(value) for name, value in batch._asdict().items() if isinstance(value, Tensor)}
+    return batch._replace(**changed)
 
 
 def _stage(layer: str) -> int:

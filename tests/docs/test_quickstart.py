@@ -13,7 +13,7 @@ from PIL import Image
 from distill.doctor import measures
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "quickstart.md").read_text(encoding="utf-8")
-LINES = "\n".join(re.findall(r"^ *```bash\n(.*?)^ *```", PAGE, re.DOTALL | re.MULTILINE)).splitlines()
+LINES = "".join(re.findall(r"^ *```bash\n(.*?)^ *```", PAGE, re.DOTALL | re.MULTILINE)).splitlines()
 COMMANDS = [line.split("#")[0].strip() for line in LINES]
 SMALL = ["student.model=timm/test_resnet", "teacher.model=timm/test_resnet", "teacher.weights=random", "data.global_batch_size=8"]
 SMALL += ["train.max_steps=2", "data.image_size=32", "data.workers=0"]

@@ -16,7 +16,7 @@ from distill.testing import CHECKS, LossContractError, check_loss
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "writing_a_loss.md").read_text(encoding="utf-8")
 FILES = dict(re.findall(r"<!-- not run: written to (\S+) by \S+ -->\n```\w+\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE))
-BASH = "\n".join(re.findall(r"^```bash\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE))
+BASH = "".join(re.findall(r"^```bash\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE))
 COMMANDS = [line.split("#")[0].strip() for line in BASH.splitlines()]
 TEXTS = re.findall(r"^```text\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
 SMALL = ["data.source=synthetic", "data.global_batch_size=8", "data.arguments={num_train: 16, num_val: 8, num_test: 8}"]
@@ -90,13 +90,13 @@ def test_the_other_losses_keep_the_contract(name):
     check_loss(loss)
 
 
-def test_the_check_finds_what_the_page_says_of_the_divided_loss():
-    write("sure_angle.py", "divided.py")
+def test_the_check_finds_what_the_page_says_of_the_summed_loss():
+    write("sure_angle.py", "summed.py")
     scope: dict = {}
-    exec(FILES["divided.py"], scope)
+    exec(FILES["summed.py"], scope)
     with pytest.raises(LossContractError) as raised:
-        check_loss(scope["Divided"])
-    assert "coupling" in {fault.name for fault in raised.value.faults}
+        check_loss(scope["Summed"])
+    assert "mean" in {fault.name for fault in raised.value.faults}
     for piece in TEXTS[2].split("..."):
         assert flat(piece) in flat(str(raised.value))
 

@@ -37,7 +37,10 @@ class Part:
 
     def picture(self, position: int) -> Tensor:
         """[3, H, W] uint8. Raises DataError that names the file if it can't be read."""
-        return self.pixels[position] if self._read is None else self._read(int(position))
+        if self._read is not None:
+            return self._read(int(position))
+        assert self.pixels is not None  # a part has one of the two
+        return self.pixels[position]
 
     def subset(self, positions: np.ndarray) -> Part:
         """The pictures at these positions, under the ids that they have here."""

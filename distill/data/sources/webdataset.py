@@ -47,7 +47,7 @@ class WebDataset(DataSource):
         self._paths = [path for paths in shards.values() for path in paths]
         self._indices = {path: index_of(path) for path in self._paths}
         labels = {name: np.concatenate([self._indices[path].labels for path in paths]) for name, paths in shards.items()}
-        self.class_names = _class_names(self._root, labels, num_classes)
+        self.class_names = list(_class_names(self._root, labels, num_classes))
         for path in self._paths:
             check_labels(self._indices[path].labels, len(self.class_names), f"the shard {path}")
         chosen = pick_decoder(decoder)

@@ -62,5 +62,5 @@ class MutualDistiller(Distiller):
 def _detached(outputs: Outputs) -> Outputs:
     head = outputs.head
     if head is not None:
-        head = Head(*(None if part is None else part.detach() for part in head))
+        head = Head(head.weight.detach(), None if head.bias is None else head.bias.detach())
     return Outputs(outputs.logits.detach(), {name: feature.detach() for name, feature in outputs.features.items()}, head)

@@ -92,7 +92,9 @@ class Remembered:
     """A network that does not compute again what it has answered last: it is scored alone, and among others."""
 
     def __init__(self, network: Callable[[Tensor], Outputs]):
-        self.network, self._images, self._outputs = network, None, None
+        self.network = network
+        self._images: Tensor | None = None
+        self._outputs: Outputs | None = None
 
     def __call__(self, images: Tensor) -> Outputs:
         if images is not self._images:
