@@ -51,7 +51,6 @@ class CRD(DistillLoss):
     needs_labels = True  # those in `data`: which pictures are of other classes
     needs_all_logits = False
     takes_soft_labels = False
-
     student_bank: Tensor  # [M, dim], a row of length 1 for each training picture
     teacher_bank: Tensor
     log_mean: Tensor  # []
@@ -68,9 +67,7 @@ class CRD(DistillLoss):
     def setup(self, student: ModelInfo, teacher: ModelInfo) -> None:
         """Raises RecipeError without training pictures of at least two classes, and for a layer that gives a map."""
         if self.data is None:
-            raise RecipeError(
-                "this loss remembers every training picture and was not told of them: DataInfo in `data`, train_labels in make_distiller"
-            )
+            raise RecipeError("this loss remembers all pictures and was not told of them: DataInfo in `data`, train_labels in make_distiller")
         shapes = [info.shapes[self.layers[0]] for info in (student, teacher)]
         if any(shape.is_map for shape in shapes):
             raise RecipeError(f"layer must be a vector such as 'pooled', and {self.layers[0]!r} is a map")
