@@ -197,9 +197,8 @@ class _Examination:
         path: Path,
     ) -> None:
         """Memory and disk of every run of the job."""
-        stages: list[Stage] = []
         needs: dict[str, Any] = {}
-        makers = list(makers_of(preparation.teachers)) if preparation else []
+        stages, makers = [], list(makers_of(preparation.teachers)) if preparation else []
         for maker in makers:
             if its := self._pieces(maker, source, precision, {})[0]:
                 name = "the teacher" if len(makers) == 1 else f"the teacher {maker.student.model}"

@@ -62,6 +62,7 @@ class OFD(DistillLoss):
         _require.values_before_activation(layers)
 
     def setup(self, student: ModelInfo, teacher: ModelInfo) -> None:
+        """Raises RecipeError for a layer that no batch norm of the teacher leads to, and for vectors."""
         _require.maps(teacher.shapes, self.layers, "teacher")
         for layer in self.layers:
             if layer not in teacher.norms:
