@@ -109,6 +109,7 @@ def test_machine_that_is_lost_costs_what_came_after_the_last_checkpoint(agents, 
     assert contents("runs/run") == contents(whole)
 
 
+@pytest.mark.slow
 def test_process_that_dies_is_started_again_by_torchrun_and_goes_on(agents, whole):
     both = agents("--max-restarts", "2", "--monitor-interval", "0.1")
     wait_for_checkpoint()
