@@ -147,7 +147,7 @@ Curve = tuple[list[float], list[float], list[float], list[float]]  # places, mea
 
 def _lines(title: str, curves: Sequence[tuple[Row | str, Curve]], x_title: str, y_title: str) -> str:
     named = [(name if isinstance(name, str) else name.student.name, curve) for name, curve in curves if curve[0]]
-    x = range_of((place for _, curve in named for place in curve[0]), margin=0.02)
+    x = range_of((place for _, curve in named for place in curve[0]), margin=0.02, least=1)  # one place alone has room too
     y = range_of(value for _, curve in named for values in curve[1:] for value in values)
     if x is None or y is None:
         return _NO_CHART
