@@ -9,13 +9,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from distill.recipe_comments import FACTS, top_comment  # noqa: E402
+
 PAGE = ROOT / "docs" / "papers.md"
 RECIPES = ROOT / "recipes"
-LABELS = ("Paper", "Reproduced", "Epoch", "Time", "Measured")
-COMMAND = "accelerate launch distill/run.py --recipe "
 INTRODUCTION = """\
 # Reproducing papers
 
@@ -83,40 +84,17 @@ TITLES = {
 }
 
 
-class Provenance(NamedTuple):
-    """What the comment at the top of a recipe's file says of its figures."""
-
-    command: str
-    facts: dict[str, str]  # by label, in the order of the file; lines that go on, which are indented, joined
-
-
-def read_provenance(text: str) -> Provenance:
-    """From the text of a recipe's file: its first line, and the facts in the lines after it."""
-    command, facts = "", {}
-    for number, line in enumerate(text.splitlines()):
-        label, colon, rest = line.removeprefix("# ").partition(": ")
-        if not line.startswith("# "):  # an empty line of the comment, or the first key
-            break
-        if number == 0:
-            command = line.removeprefix("# ")
-        elif line.startswith("#   ") and facts:
-            facts[next(reversed(facts))] += f" {line.removeprefix('#').strip()}"
-        elif colon and label in LABELS:
-            facts[label] = rest
-    return Provenance(command, facts)
-
-
 def page() -> str:
     """The whole page."""
     return "\n\n".join([INTRODUCTION, *(f"## {title}\n\n{_table(folder)}" for folder, title in TITLES.items())]) + "\n"
 
 
 def _table(folder: str) -> str:
-    rows = [["recipe", *LABELS]]
+    rows = [["recipe", *FACTS]]
     for path in sorted((RECIPES / folder).glob("*.yaml"), key=_place):
-        facts = read_provenance(path.read_text(encoding="utf-8")).facts
+        facts = top_comment(path.read_text(encoding="utf-8")).facts
         name = f"{folder}/{path.stem}"
-        rows.append([f"[{name}](../recipes/{name}.yaml)", *(facts[label].replace("|", r"\|") for label in LABELS)])
+        rows.append([f"[{name}](../recipes/{name}.yaml)", *(facts[label].replace("|", r"\|") for label in FACTS)])
     lines = [f"| {' | '.join(row)} |" for row in rows]
     return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]])
 

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from distill.recipe_comments import FACTS, top_comment
 from distill.recipe_files import load_recipe
 from distill.recipe_yaml import parse, plain_values
 
 ROOT = Path(__file__).resolve().parent.parent
+COMMAND = ["accelerate", "launch", "distill/run.py", "--recipe"]
 FOLDERS = ("imagenet", "cifar100", "imagenette")
 FILES = {f"{folder}/{path.stem}": path for folder in FOLDERS for path in sorted((ROOT / "recipes" / folder).glob("*.yaml"))}
 NETWORKS = {"r18": "resnet18", "r34": "resnet34", "r50": "resnet50", "r101": "resnet101"}
@@ -54,9 +56,9 @@ def test_promised_recipes_are_there():
 @pytest.mark.parametrize("name", FILES)
 def test_recipe_says_where_its_figures_are_from(name):
     text = FILES[name].read_text(encoding="utf-8")
-    found = papers_page.read_provenance(text)
-    assert tuple(found.facts) == papers_page.LABELS, "Paper, Reproduced, Epoch, Time and Measured, in this order"
-    assert found.command.split()[:5] == [*papers_page.COMMAND.split(), name]
+    found = top_comment(text)
+    assert tuple(found.facts) == FACTS, "Paper, Reproduced, Epoch, Time and Measured, in this order"
+    assert found.command.split()[:5] == [*COMMAND, name]
     assert all(word.startswith("data.root=") for word in found.command.split()[5:])
     assert found.facts["Epoch"] in ("last", "best", "not said")
     assert re.match(r"\d\d\.\d+ |none\b", found.facts["Paper"])
@@ -143,11 +145,6 @@ def test_page_has_a_row_for_each_recipe_whose_links_lead_there():
     assert {name for name, _, _ in rows} == FILES.keys()
     assert all((ROOT / path).is_file() and Path(path).with_suffix("") == Path("recipes") / name for name, path, _ in rows)
     assert {len(re.findall(r"(?<!\\)\|", cells)) for _, _, cells in rows} == {4}
-
-
-def test_facts_that_go_on_over_lines_are_joined():
-    text = "# accelerate launch x\n# Paper: 70.66\n#   (who)\n# Epoch: last\n#\n# Time: of something else\nextends: a\n"
-    assert papers_page.read_provenance(text) == ("accelerate launch x", {"Paper": "70.66 (who)", "Epoch": "last"})
 
 
 def test_check_says_whether_the_page_is_true_and_writes_nothing(tmp_path, monkeypatch, capsys):

@@ -107,8 +107,8 @@ def test_description_is_inherited_where_the_file_gives_none(distill):
 
 
 def test_the_top_of_a_file_ends_with_its_comment():
-    comment = top_comment("# yaml-language-server: $schema=x.json\n# a note\n# Time: 9 minutes\nseed: 1\n# Paper: not this\n")
-    assert (comment.command, comment.facts, comment.notes) == ("", {"Time": "9 minutes"}, ("a note",))
+    comment = top_comment("# yaml-language-server: $schema=x.json\n# a note\n# Time: 9 minutes\n#   on a GPU\nseed: 1\n# Paper: not this\n")
+    assert (comment.command, comment.facts, comment.notes) == ("", {"Time": "9 minutes on a GPU"}, ("a note",))
 
 
 @pytest.mark.parametrize("words", [["list"], ["show", "r50_to_r18"], ["diff", "r50_to_r18", "r50_to_r18"], ["copy", "r50_to_r18"]])
