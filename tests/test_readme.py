@@ -1,4 +1,4 @@
-"""What the README says beyond its blocks, which tests/docs/test_blocks.py runs: what its loss and its combination of losses do in a training."""
+"""What the README says beyond its blocks, which tests/docs/test_code_blocks.py runs: what its loss and its combination of losses do in a training."""
 
 from __future__ import annotations
 

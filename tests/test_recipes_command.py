@@ -214,7 +214,7 @@ def test_copy_of_every_shipped_recipe_says_the_same(name, is_whole):
 def test_copy_keeps_the_text_and_names_itself_in_the_command(distill):
     code, out, err = distill("recipes", "copy", "losses/kd", "mine.yaml")
     assert (code, err) == (0, "")
-    assert out == f"wrote mine.yaml, which extends {ROOT}/recipes/r50_to_r18.yaml\n"
+    assert out == f"wrote mine.yaml, which extends {ROOT}/recipes/base/losses.yaml\n"
     first, second, *rest = Path("mine.yaml").read_text(encoding="utf-8").splitlines()
     old, *others = SHIPPED["losses/kd"].read_text(encoding="utf-8").splitlines()
     assert first == old.replace("--recipe losses/kd", "--recipe mine.yaml")
@@ -255,15 +255,15 @@ def test_copy_of_what_lies_beside_its_parent_names_the_parent_as_it_is_found_fro
 
 def test_copy_that_would_extend_another_recipe_of_the_same_name_is_not_written(distill):
     write("r50_to_r18.yaml", "extends: r18_alone\nseed: 9\n")
-    check_refusal(distill("recipes", "copy", "losses/kd", "mine.yaml"), "would not say the same: it would extend r50_to_r18.yaml", "--whole")
+    check_refusal(distill("recipes", "copy", "r50_to_r34", "mine.yaml"), "would not say the same: it would extend r50_to_r18.yaml", "--whole")
     assert not Path("mine.yaml").exists()
-    assert distill("recipes", "copy", "losses/kd", "mine.yaml", "--whole")[0] == 0
-    assert load_recipe("mine.yaml") == load_recipe("losses/kd")
+    assert distill("recipes", "copy", "r50_to_r34", "mine.yaml", "--whole")[0] == 0
+    assert load_recipe("mine.yaml") == load_recipe("r50_to_r34")
 
 
 def test_copy_that_would_extend_itself_is_not_written(distill):
     before = write("r50_to_r18.yaml", "extends: r18_alone\nlosses: {kd: {temperature: 2}}\n")
-    check_refusal(distill("recipes", "copy", "losses/kd", before, "--force"), "would not say the same", "goes in a circle")
+    check_refusal(distill("recipes", "copy", "r50_to_r34", before, "--force"), "would not say the same", "goes in a circle")
     assert "temperature: 2" in Path(before).read_text()
 
 

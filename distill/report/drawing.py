@@ -110,12 +110,12 @@ class Chart:
         is_right = x > (self.left + self.right) / 2  # where its name would not fit behind it
         self.words(x - 4 if is_right else x + 4, self.top - 6, name, anchor="end" if is_right else "start")
 
-    def mark(self, point: Point, style: int, *, size: float = 4.5, name: str = "") -> None:
-        """A dot whose shape says the series, too."""
+    def mark(self, point: Point, style: int, *, size: float = 4.5, name: str = "", is_round: bool = False) -> None:
+        """A dot whose shape says the series, too, unless it is to be round."""
         if not all(map(math.isfinite, point)):
             return
         x, y = self.place(point)
-        look, colour = _look(style) % 4, style % NUM_COLOURS
+        look, colour = 0 if is_round else _look(style) % 4, style % NUM_COLOURS
         inside = f"<title>{_text(name)}</title>" if name else ""
         if look == 0:
             shape = f'circle cx="{x:.1f}" cy="{y:.1f}" r="{size:.1f}"'

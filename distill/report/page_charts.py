@@ -36,7 +36,7 @@ def interval_chart(comparison: Comparison) -> str:
         chart.words(chart.left - 8, chart.place((0, height))[1] + 4, _short(row.student.name), anchor="end")
         chart.line([(100 * row.top1.low, height), (100 * row.top1.high, height)], 0, kind="interval")
         for run in row.student.runs:
-            chart.mark((100 * run.row["test_top1"], height - 0.32), 4 * style, size=2, name=f"seed {run.seed}")
+            chart.mark((100 * run.row["test_top1"], height - 0.32), style, size=2, name=f"seed {run.seed}", is_round=True)
         chart.mark((100 * row.top1.mean, height), style, size=5, name=f"{row.student.name}: {row.top1.mean:.2%}")
     return chart.svg
 
