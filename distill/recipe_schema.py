@@ -33,6 +33,7 @@ def write_schema(catalogue: Catalogue, file: str | None = None, *, force: bool =
 
 
 def schema_text(catalogue: Catalogue) -> str:
+    """The schema as the text of its file."""
     return json.dumps(recipe_schema(catalogue), indent=1, ensure_ascii=False) + "\n"
 
 
