@@ -155,7 +155,8 @@ def test_what_is_wrong_in_a_block_is_said(language, text, problem, distill):
 def test_reason_and_file_of_a_block_are_on_the_line_before_it(tmp_path):
     page = tmp_path / "page.md"
     page.write_text(
-        "# A\n<!-- not run: needs a cluster -->\n```bash\nx\n```\n<!-- not run: -->\n```json\n0\n```\n`a.py`:\n```python\ny\n```\n\n- ```yaml\n  z\n  ```\n"
+        "# A\n<!-- not run: needs a cluster -->\n```bash\nx\n```\n<!-- not run: -->\n```json\n0\n```\n"
+        "`a.py`:\n```python\ny\n```\n\n- ```yaml\n  z\n  ```\n"
     )
     found = [(block.line, block.language, block.text, block.reason, block.file) for block in blocks(page)]
     assert found[:2] == [(3, "bash", "x\n", "needs a cluster", None), (7, "json", "0\n", "", None)]
