@@ -12,19 +12,16 @@ import re
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from generated import ROOT, table, write_or_check
+from scipy.stats import t as student_t
 
-from scipy.stats import t as student_t  # noqa: E402
-
-from distill.loss_cards import LossCard, default_recipe, loss_card, losses_section  # noqa: E402
-from distill.losses_command import KINDS, needs  # noqa: E402
-from distill.recipe_files import load_recipe  # noqa: E402
-from distill.recipe_yaml import recipe_value  # noqa: E402
-from distill.resolve import Catalogue  # noqa: E402
+from distill.loss_cards import LossCard, default_recipe, loss_card, losses_section
+from distill.losses_command import KINDS, needs
+from distill.recipe_files import load_recipe
+from distill.recipe_yaml import recipe_value
+from distill.resolve import Catalogue
 
 PAGE, RESULTS, COST = (ROOT / "docs" / name for name in ("losses.md", "losses_results.jsonl", "losses_cost.json"))
 RECIPES = ROOT / "recipes" / "losses"
@@ -173,7 +170,7 @@ def _findings(scores: Sequence[Score]) -> Iterator[str]:
 def _kind_table(title: str, cards: Sequence[LossCard]) -> str:
     heading, _, words = title.partition(": ")
     rows = [(_link(card.name), *map(_escaped, (card.summary, card.paper, card.weights, card.labels, card.cost))) for card in cards]
-    return f"### {heading}\n\n{words.capitalize()}.\n\n{_table(('loss', 'idea', 'paper', 'usual weights', 'labels', 'cost'), rows)}"
+    return f"### {heading}\n\n{words.capitalize()}.\n\n{table(('loss', 'idea', 'paper', 'usual weights', 'labels', 'cost'), rows)}"
 
 
 def _results(scores: Sequence[Score], rows: Sequence[dict[str, Any]]) -> str:
@@ -192,8 +189,8 @@ def _results(scores: Sequence[Score], rows: Sequence[dict[str, Any]]) -> str:
         f"The teacher has {' and '.join(teachers)} on test." if teachers else "The teacher's own score is not in the results.",
         f"Measured on {'; '.join(map(_escaped, places))}." if places else "",
     ]
-    table = _table(("loss", "seeds", "val, distilled", "test, distilled", "test, alone", "difference, points", ""), map(_result_row, scores))
-    parts = [words, " ".join(filter(None, facts)), table if scores else "", "Failed: " + "; ".join(failed) + "." if failed else ""]
+    scored = table(("loss", "seeds", "val, distilled", "test, distilled", "test, alone", "difference, points", ""), map(_result_row, scores))
+    parts = [words, " ".join(filter(None, facts)), scored if scores else "", "Failed: " + "; ".join(failed) + "." if failed else ""]
     return "\n\n".join(filter(None, parts))
 
 
@@ -204,7 +201,7 @@ def _other_weights(rows: Sequence[dict[str, Any]]) -> str:
         for row in sorted(rows, key=lambda row: (row["loss"], row["seed"]))
         if "error" not in row
     ]
-    return _table(("loss", "weight", "seed", "val, distilled", "test, distilled", "test, alone"), cells)
+    return table(("loss", "weight", "seed", "val, distilled", "test, distilled", "test, alone"), cells)
 
 
 def _result_row(score: Score) -> tuple[str, ...]:
@@ -230,7 +227,7 @@ def _costs(cost: dict[str, Any] | None) -> str:
         (_link(name), f"{row['time_ratio']:.3f} ({row['low']:.3f} to {row['high']:.3f})", f"{row['memory_ratio']:.3f}")
         for name, row in sorted(cost["losses"].items(), key=lambda item: (item[1]["time_ratio"], item[0]))
     ]
-    return f"{COST_TEXT}\n\nMeasured with: {where}.\n\n{_table(('loss', 'time', 'memory'), rows)}"
+    return f"{COST_TEXT}\n\nMeasured with: {where}.\n\n{table(('loss', 'time', 'memory'), rows)}"
 
 
 def _loss_section(card: LossCard) -> str:
@@ -246,7 +243,7 @@ def _loss_section(card: LossCard) -> str:
         _escaped(card.summary),
         "\n".join(["```text", *textwrap.wrap(card.equation, 110, break_long_words=False, break_on_hyphens=False), "```"]) if card.equation else "",
         "\n".join(f"- {label}: {_escaped(text)}" for label, text in _facts(card) if text),
-        _table(("argument", "type", "default"), rows) if rows else "No arguments.",
+        table(("argument", "type", "default"), rows) if rows else "No arguments.",
         _escaped(card.notes),
         f"{title}\n\n```yaml\n{recipe or default_recipe(card)}\n```",
     ]
@@ -256,11 +253,6 @@ def _loss_section(card: LossCard) -> str:
 def _facts(card: LossCard) -> list[tuple[str, str]]:
     facts = [(label, getattr(card, label.lower())) for label in ("Kind", "Inputs", "Paper", "Weights", "Labels", "Cost")]
     return [*facts, ("Needs", "; ".join(needs(card)))]
-
-
-def _table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [heading, ["---"] * len(heading), *rows]
-    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
 
 
 def _link(name: str) -> str:
@@ -279,15 +271,8 @@ def _escaped(text: str) -> str:
 
 
 def main(options: Sequence[str]) -> int:
-    if options not in ([], ["--check"]):
-        raise SystemExit(__doc__)
-    text = page(*(path.read_text(encoding="utf-8") if path.is_file() else "" for path in (RESULTS, COST)))
-    if options:
-        is_true = PAGE.is_file() and PAGE.read_text(encoding="utf-8") == text
-        print("docs/losses.md is up to date" if is_true else "docs/losses.md is not what its sources say; run python docs/losses_page.py")
-        return 0 if is_true else 1
-    PAGE.write_text(text, encoding="utf-8")
-    return 0
+    measured = (path.read_text(encoding="utf-8") if path.is_file() else "" for path in (RESULTS, COST))
+    return write_or_check(options, __doc__, {PAGE: page(*measured)})
 
 
 if __name__ == "__main__":

@@ -10,10 +10,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from generated import ROOT, table, write_or_check
 
-from distill.recipe_comments import FACTS, top_comment  # noqa: E402
+from distill.recipe_comments import FACTS, top_comment
 
 PAGE = ROOT / "docs" / "papers.md"
 RECIPES = ROOT / "recipes"
@@ -86,17 +85,16 @@ TITLES = {
 
 def page() -> str:
     """The whole page."""
-    return "\n\n".join([INTRODUCTION, *(f"## {title}\n\n{_table(folder)}" for folder, title in TITLES.items())]) + "\n"
+    return "\n\n".join([INTRODUCTION, *(f"## {title}\n\n{_facts(folder)}" for folder, title in TITLES.items())]) + "\n"
 
 
-def _table(folder: str) -> str:
-    rows = [["recipe", *FACTS]]
+def _facts(folder: str) -> str:
+    rows = []
     for path in sorted((RECIPES / folder).glob("*.yaml"), key=_place):
         facts = top_comment(path.read_text(encoding="utf-8")).facts
         name = f"{folder}/{path.stem}"
-        rows.append([f"[{name}](../recipes/{name}.yaml)", *(facts[label].replace("|", r"\|") for label in FACTS)])
-    lines = [f"| {' | '.join(row)} |" for row in rows]
-    return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]])
+        rows.append([f"[{name}](../recipes/{name}.yaml)", *(facts[label] for label in FACTS)])
+    return table(("recipe", *FACTS), rows)
 
 
 def _place(path: Path) -> tuple[bool, list[tuple[int, str]]]:
@@ -106,15 +104,7 @@ def _place(path: Path) -> tuple[bool, list[tuple[int, str]]]:
 
 
 def main(options: Sequence[str]) -> int:
-    if options not in ([], ["--check"]):
-        raise SystemExit(__doc__)
-    text = page()
-    if options:
-        is_true = PAGE.is_file() and PAGE.read_text(encoding="utf-8") == text
-        print("docs/papers.md is up to date" if is_true else "docs/papers.md is not what the recipes say; run python docs/papers_page.py")
-        return 0 if is_true else 1
-    PAGE.write_text(text, encoding="utf-8")
-    return 0
+    return write_or_check(options, __doc__, {PAGE: page()})
 
 
 if __name__ == "__main__":

@@ -7,17 +7,15 @@ Writes docs/recipe.schema.json, the JSON schema of a recipe's file, and from it 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from generated import ROOT, table, write_or_check
 
-from distill.recipe import Recipe  # noqa: E402
-from distill.recipe_schema import recipe_schema, schema_text  # noqa: E402
-from distill.recipe_yaml import recipe_value  # noqa: E402
-from distill.resolve import Catalogue  # noqa: E402
+from distill.recipe import Recipe
+from distill.recipe_schema import recipe_schema, schema_text
+from distill.recipe_yaml import recipe_value
+from distill.resolve import Catalogue
 
 PAGE, SCHEMA = ROOT / "docs" / "recipes.md", ROOT / "docs" / "recipe.schema.json"
 BEGIN, END = "<!-- reference: written by python docs/recipes_page.py -->", "<!-- end of the reference -->"
@@ -39,13 +37,14 @@ INTRODUCTIONS = {
     "An entry of losses": "The loss's own arguments stand beside these; [losses.md](losses.md) has those of each.",
     "A schedule": "In place of a number, as `weight` or as an argument that is a number.",
 }
+HEADING = ("key", "value", "default", "what it is")
 REQUIRED = {key for key, field in Recipe.model_fields.items() if field.is_required()}  # in a recipe that extends none
 _UNLIMITED = 10**12  # a limit that is there against overflow only
 
 
 def reference(schema: dict[str, Any]) -> str:
     """The tables of all keys."""
-    parts = [f"### {title}\n\n{_introduction(title)}{_table(_rows(schema, *place))}" for title, place in SECTIONS.items()]
+    parts = [f"### {title}\n\n{_introduction(title)}{table(HEADING, _rows(schema, *place))}" for title, place in SECTIONS.items()]
     return "\n\n".join(parts)
 
 
@@ -123,23 +122,10 @@ def _description(schema: dict[str, Any], node: dict[str, Any]) -> str:
     return node["description"] if "description" in node else schema["$defs"][node["$ref"].rpartition("/")[2]]["description"]
 
 
-def _table(rows: Iterable[Sequence[str]]) -> str:
-    lines = [("key", "value", "default", "what it is"), ("---",) * 4, *rows]
-    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
-
-
 def main(options: Sequence[str]) -> int:
-    if options not in ([], ["--check"]):
-        raise SystemExit(__doc__)
     catalogue = Catalogue()
-    texts = {SCHEMA: schema_text(catalogue), PAGE: page(PAGE.read_text(encoding="utf-8"), recipe_schema(catalogue))}
-    if options:
-        stale = [path.name for path, text in texts.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
-        print(f"not what would be written: {', '.join(stale)}; run python docs/recipes_page.py" if stale else "docs/recipes.md is up to date")
-        return 1 if stale else 0
-    for path, text in texts.items():
-        path.write_text(text, encoding="utf-8")
-    return 0
+    schema = recipe_schema(catalogue)
+    return write_or_check(options, __doc__, {SCHEMA: schema_text(catalogue), PAGE: page(PAGE.read_text(encoding="utf-8"), schema)})
 
 
 if __name__ == "__main__":

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 from pathlib import Path
 
+import losses_page
 import pytest
 
 from distill.loss_cards import LABELS, loss_card
@@ -15,15 +15,6 @@ from distill.resolve import Catalogue
 
 ROOT = Path(__file__).resolve().parent.parent
 
-
-def load_page():
-    spec = importlib.util.spec_from_file_location("losses_page", ROOT / "docs" / "losses_page.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-losses_page = load_page()
 NAMES = Catalogue().names("losses")
 CARDS = {name: loss_card(name, Catalogue().get("losses", name)) for name in NAMES}
 PLACE = {"torch": "2.14.1", "hardware": "a CPU, 2 cores, bf16", "test_top1_teacher": 0.874, "seconds": 101.0}

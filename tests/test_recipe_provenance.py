@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from pathlib import Path
 
+import papers_page
 import pytest
 
 from distill.recipe_comments import FACTS, top_comment
@@ -23,16 +23,6 @@ NAME = re.compile(r"(?P<folder>\w+)/(?P<teacher>[a-z0-9]+)_to_(?P<student>[a-z0-
 PAIRS = {"imagenet": {"r34_to_r18", "r50_to_r18", "r101_to_r18", "r50_to_r34", "r101_to_r34"}, "imagenette": {"r50_to_r18"}}
 PAIRS["cifar100"] = {"resnet56_to_resnet20", "resnet110_to_resnet20", "resnet110_to_resnet32", "resnet32x4_to_resnet8x4"}
 VARIANTS = {name: NAME.fullmatch(name) for name in FILES if not name.endswith("_alone")}
-
-
-def load_page():
-    spec = importlib.util.spec_from_file_location("papers_page", ROOT / "docs" / "papers_page.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-papers_page = load_page()
 
 
 def written(name: str) -> dict:

@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 import jsonschema
 import pytest
+import recipes_page
 from pydantic import BaseModel
 
 from distill.errors import RecipeError
@@ -22,9 +23,6 @@ from distill.recipe_yaml import parse, plain_values
 from distill.resolve import Catalogue
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "docs"))
-import recipes_page  # noqa: E402
-
 FILES = {path.relative_to(ROOT / "recipes").as_posix(): path for path in sorted((ROOT / "recipes").rglob("*.yaml"))}
 OWN = '''
 from enum import Enum
