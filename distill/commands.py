@@ -49,10 +49,10 @@ def _train(options: argparse.Namespace) -> None:
         options.recipe, *overrides = overrides
     draft = read_draft(run or options.recipe, overrides)
 
-    from distill.job import check, run_job
+    from distill.job import check, check_whole, run_job
 
     catalogue = _catalogue(options)
-    recipe = check(draft, catalogue)
+    recipe = (check_whole if options.dry_run else check)(draft, catalogue)
     if options.dry_run:
         from distill.recipes_command import print_values
 

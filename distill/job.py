@@ -31,7 +31,7 @@ from distill.report.table import compare_runs, result_table, verdict
 from distill.resolve import Catalogue
 from distill.run_folders import FinishedError, claim_again, claim_new, claim_next, claim_unfinished, default_name, named_run, open_run
 from distill.running import Job, as_data_error, status_of
-from distill.teacher_store import TeacherStore
+from distill.teacher_store import TeacherStore, check_makers
 from distill.training_run import train_run
 
 
@@ -58,6 +58,13 @@ def train(
 def check(draft: Draft, catalogue: Catalogue) -> Recipe:
     """The valid recipe. Raises one RecipeError with everything that is wrong with it."""
     return draft.finish(find_problems(draft.values, catalogue))
+
+
+def check_whole(draft: Draft, catalogue: Catalogue) -> Recipe:
+    """As `check`, with the recipes that train its teachers: all that can be known before the data is opened."""
+    recipe = check(draft, catalogue)
+    check_makers(recipe, catalogue)
+    return recipe
 
 
 def run_job(draft: Draft, recipe: Recipe, catalogue: Catalogue, *, resume: bool = False, run: Path | None = None) -> Path:

@@ -21,12 +21,12 @@ from distill.engine.costs import Costs, measure_costs
 from distill.engine.runtime import only_deterministic, precision_in_words, resolve_precision
 from distill.recipe import Recipe
 from distill.recipe_losses import Schedule
-from distill.recipe_teachers import taught_by, with_one_teacher
+from distill.recipe_teachers import taught_by
 from distill.report.console import duration
 from distill.run_results import run_fingerprint
 from distill.running import Job
 from distill.student_alone import control_recipe, is_alone
-from distill.teacher_store import TeacherPlan, TeacherStore, teacher_recipe
+from distill.teacher_store import TeacherPlan, TeacherStore, maker_recipes
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,7 @@ class _Rehearsed(NamedTuple):
 def _rehearse(recipe: Recipe, source: DataSource, job: Job) -> _Rehearsed:
     """Builds everything with initial weights, takes one step, and measures the networks; the same for each teacher that must be distilled first."""
     store = TeacherStore()
-    made = [role for role, teacher in taught_by(recipe).items() if teacher.weights == "train"]
-    makers = {role: teacher_recipe(with_one_teacher(recipe, role), job) for role in made}
+    makers = maker_recipes(recipe, job.catalogue)
     for maker in makers.values():
         plan_run(maker, source, job.state.num_processes)
     known = {role: store.find(store.path(maker, source)) for role, maker in makers.items()}

@@ -146,13 +146,13 @@ def diff(first: str, second: str, *, as_json: bool = False) -> bool:
 def validate(names: Sequence[str], plugins: Sequence[str] = ()) -> None:
     """Prints a line for each recipe that is right. Raises one RecipeError with everything that is wrong with the others: all that `train` checks
     before anything is built."""
-    from distill.job import check  # late, as the catalogue: they take seconds, and nothing else here needs them
+    from distill.job import check_whole  # late, as the catalogue: they take seconds, and nothing else here needs them
     from distill.resolve import Catalogue
 
     catalogue, problems = Catalogue(plugins), []
     for name in dict.fromkeys(names):
         try:
-            check(read_draft(name), catalogue)
+            check_whole(read_draft(name), catalogue)
             print(f"{printable(name)}: right")
         except RecipeError as error:
             problems.append(str(error))

@@ -18,12 +18,13 @@ from distill import record
 from distill.build.check import find_problems
 from distill.data.sources.base import DataSource
 from distill.engine.costs import Costs
-from distill.errors import DataError
+from distill.errors import DataError, RecipeError
 from distill.places import cache_folder
 from distill.recipe import Recipe
 from distill.recipe_files import fingerprint, read_draft, to_yaml
 from distill.recipe_teachers import assistant_recipe, taught_by, with_one_teacher
 from distill.report.console import duration
+from distill.resolve import Catalogue
 from distill.running import Job, status_of
 from distill.training_run import TeacherWeights, train_run
 
@@ -43,7 +44,7 @@ class TeacherPlan:
     keeps_answers: bool = False  # whether what teaches it is asked once for each view
 
 
-def teacher_recipe(recipe: Recipe, job: Job) -> Recipe:
+def teacher_recipe(recipe: Recipe, catalogue: Catalogue) -> Recipe:
     """The recipe that trains this recipe's teacher: its own, on this recipe's data, with this recipe's `teacher` section as the student. Of an
     assistant, this recipe's losses and schedule."""
     teacher = recipe.teacher
@@ -53,9 +54,25 @@ def teacher_recipe(recipe: Recipe, job: Job) -> Recipe:
     data = recipe.data.model_dump(include=set(_SHARED_DATA))
     shared: dict[str, Any] = {"student": network, "data": data, "train": recipe.train.model_dump(include=set(_SHARED_TRAIN))}
     shared |= {"runs_dir": recipe.runs_dir, "deterministic": recipe.deterministic}
-    draft = read_draft(teacher.recipe).merged(shared, "the recipe that it teaches in")
+    try:
+        draft = read_draft(teacher.recipe)
+    except RecipeError as error:
+        raise RecipeError(f"the recipe that trains the teacher (recipe): {error}") from None
+    draft = draft.merged(shared, "the recipe that it teaches in")
     draft = draft.merged(teacher.overrides, "teacher.overrides")
-    return draft.finish(find_problems(draft.values, job.catalogue))
+    return draft.finish(find_problems(draft.values, catalogue))
+
+
+def maker_recipes(recipe: Recipe, catalogue: Catalogue) -> dict[str, Recipe]:
+    """role -> the recipe that trains it, of each teacher of this recipe that is of our own making. Raises RecipeError for one that is wrong."""
+    made = [role for role, teacher in taught_by(recipe).items() if teacher.weights == "train"]
+    return {role: teacher_recipe(with_one_teacher(recipe, role), catalogue) for role in made}
+
+
+def check_makers(recipe: Recipe, catalogue: Catalogue) -> None:
+    """Raises RecipeError where a recipe that trains a teacher, or what teaches that one, is not there or is wrong."""
+    for maker in maker_recipes(recipe, catalogue).values():
+        check_makers(maker, catalogue)
 
 
 def makers_of(plans: Mapping[str, TeacherPlan]) -> Iterator[Recipe]:
@@ -86,8 +103,7 @@ class TeacherStore:
 
     def kept(self, recipe: Recipe, source: DataSource, job: Job) -> dict[str, tuple[Path, dict[str, Any] | None]]:
         """role -> (where it is kept, its summary if it is there) of each teacher of this recipe that is of our own making."""
-        made = [role for role, teacher in taught_by(recipe).items() if teacher.weights == "train"]
-        makers = {role: teacher_recipe(with_one_teacher(recipe, role), job) for role in made}
+        makers = maker_recipes(recipe, job.catalogue)
         return {role: (path := self.path(maker, source), self.find(path)) for role, maker in makers.items()}
 
     def get_or_train(self, plan: TeacherPlan, source: DataSource, job: Job) -> TeacherWeights:

@@ -353,6 +353,20 @@ def test_validate_gives_all_that_is_wrong_with_all_of_them_at_once(distill, own)
     assert err.count("error:") == 1
 
 
+@pytest.mark.parametrize("teacher", ["teacher: {recipe: r50_alnoe}", "teacher: null\nteachers: [{model: resnet34, weights: random}, {model: resnet50, recipe: r50_alnoe}]"])
+def test_recipe_that_trains_the_teacher_is_looked_at_too(distill, teacher):
+    write("mine.yaml", f"extends: r50_to_r18\n{teacher}\n")
+    message = "the recipe that trains the teacher (recipe): there is no recipe or file 'r50_alnoe'; did you mean 'r50_alone'?"
+    check_refusal(distill("recipes", "validate", "mine.yaml"), message)
+    check_refusal(distill("train", "--recipe", "mine.yaml", "--dry-run"), message)
+    check_refusal(distill("compare", "mine.yaml", "--losses", "kd", "--seeds", "2", "--plan"), message)
+
+
+def test_value_that_is_wrong_for_the_teacher_is_found_before_anything_is_trained(distill):
+    write("mine.yaml", "extends: r50_to_r18\nteacher: {overrides: {train: {optimizer: adamm}}}\n")
+    check_refusal(distill("recipes", "validate", "mine.yaml"), "train.optimizer")
+
+
 def test_validate_knows_ones_own_losses(distill):
     write("own.py", "from distill.losses.base import DistillLoss\nclass Nearer(DistillLoss):\n    def forward(self, student, teacher, batch): ...\n")
     write("mine.yaml", "extends: r50_to_r18\nlosses: {nearer: {}}\n")

@@ -110,7 +110,7 @@ def _weights(target: Target, own: DataSource | None, job: Job) -> str | None:
     if (named := target.own.teacher.weights) != "train":
         return None if named == "random" else named
     store = TeacherStore()
-    path = store.path(teacher_recipe(target.own, job), own or open_source(target.own.data, job.catalogue))
+    path = store.path(teacher_recipe(target.own, job.catalogue), own or open_source(target.own.data, job.catalogue))
     if store.find(path) is None:
         raise DataError(
             f"{target.name}: its teacher is not there any more ({path}); set DISTILL_CACHE to where it is kept, or name its weight file and add "

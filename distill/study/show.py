@@ -40,7 +40,7 @@ def compare_runs(places: Sequence[str], output: Output) -> None:
 
 def compare_matrix(wish, plugins: Sequence[str], output: Output, *, plan: bool = False, launcher: str = "") -> None:
     """Trains what is missing and compares. plan: only prints the commands. Raises DistillError, after the table, if a run failed."""
-    from distill.job import check
+    from distill.job import check_whole
     from distill.resolve import Catalogue
     from distill.study.matrix import cells, command
     from distill.study.run import failures_in_words, train_missing
@@ -48,7 +48,7 @@ def compare_matrix(wish, plugins: Sequence[str], output: Output, *, plan: bool =
     catalogue, words = Catalogue(plugins), _launcher(launcher, is_used=not plan)
     made = cells(wish, catalogue)
     for cell in {cell.row: cell for cell in made}.values():  # before the first of them is trained
-        check(cell.draft, catalogue)
+        check_whole(cell.draft, catalogue)
     if plan:
         for cell in made:
             print(command(cell, words) + ("  # finished" if cell.state == "finished" else ""))
