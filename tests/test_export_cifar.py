@@ -11,7 +11,15 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-COMMON = ["student.model=resnet8", "student.arguments={shortcut: padding}", "teacher=null", "losses.kd=null", "control=false", "train.max_steps=4"]
+COMMON = [
+    "train.precision=fp32",
+    "student.model=resnet8",
+    "student.arguments={shortcut: padding}",
+    "teacher=null",
+    "losses.kd=null",
+    "control=false",
+    "train.max_steps=4",
+]
 
 
 @pytest.fixture

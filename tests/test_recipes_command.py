@@ -353,7 +353,9 @@ def test_validate_gives_all_that_is_wrong_with_all_of_them_at_once(distill, own)
     assert err.count("error:") == 1
 
 
-@pytest.mark.parametrize("teacher", ["teacher: {recipe: r50_alnoe}", "teacher: null\nteachers: [{model: resnet34, weights: random}, {model: resnet50, recipe: r50_alnoe}]"])
+@pytest.mark.parametrize(
+    "teacher", ["teacher: {recipe: r50_alnoe}", "teacher: null\nteachers: [{model: resnet34, weights: random}, {model: resnet50, recipe: r50_alnoe}]"]
+)
 def test_recipe_that_trains_the_teacher_is_looked_at_too(distill, teacher):
     write("mine.yaml", f"extends: r50_to_r18\n{teacher}\n")
     message = "the recipe that trains the teacher (recipe): there is no recipe or file 'r50_alnoe'; did you mean 'r50_alone'?"

@@ -148,6 +148,7 @@ def _help_of(module: str) -> str:
     out = Path("help.txt")
     with pytest.MonkeyPatch.context() as patch, out.open("w") as file, contextlib.redirect_stdout(file), contextlib.suppress(SystemExit):
         patch.syspath_prepend(str(ROOT))
+        patch.delitem(sys.modules, module, raising=False)  # imported by another test, which runpy warns of
         patch.setattr(sys, "argv", [module, "--help"])
         runpy.run_module(module, run_name="__main__")
     return out.read_text()
