@@ -33,7 +33,7 @@ def done(distill, *words: str) -> str:
 
 
 def trained(distill, *words: str) -> Path:
-    done(distill, "train", "--recipe", "smoke", "teacher=null", "losses.kd=null", "control=false", *words)
+    done(distill, "train", "--recipe", "smoke", "teacher=null", "losses.kd=null", "control=false", "train.precision=fp32", *words)
     return Path("runs/smoke-seed0")
 
 

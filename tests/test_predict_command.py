@@ -125,9 +125,9 @@ def test_docs_lines_of_plain_torchvision_name_the_same_classes(distill, runs, jo
 
 
 def test_docs_lines_for_timm_name_the_same_class(distill, runs, capsys):
-    assert distill("export", str(runs / "small"), "--to", "timm", "-o", "student")[0] == 0
+    assert distill("export", str(runs / "small"), "--to", "timm", "-o", "student-timm")[0] == 0
     file = runs / "pictures" / "ant" / "00.png"
-    (expected,) = predicted(distill, "student", file)["pictures"]
+    (expected,) = predicted(distill, "student-timm", file)["pictures"]
     shutil.copy(file, "picture.png")
     (lines,) = [text for text in PYTHON if "import timm" in text]
     exec(lines, {})
