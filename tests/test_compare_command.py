@@ -132,6 +132,22 @@ def test_finished_cells_are_passed_over(distill, monkeypatch):
     assert out.count("  # finished\n") == 6
 
 
+def test_student_alone_that_a_run_has_beside_it_is_not_trained_again(distill, monkeypatch):
+    monkeypatch.setattr("distill.study.run._run", lambda cell, _launcher: pytest.fail(f"{cell.row} is not missing"))
+    for cell in planned():
+        is_alone = cell.row.endswith("alone")
+        values = load_recipe("smoke", [*TINY, f"seed={cell.seed}"])  # as train leaves both
+        values = (control_recipe(values) if is_alone else values).model_dump(mode="json")
+        write_run(f"smoke-seed{cell.seed}-alone" if is_alone else f"smoke-seed{cell.seed}", 800 + 10 * cell.seed + len(values["losses"]), values)
+    other = load_recipe("smoke", [*TINY, "seed=2", "train.lr=0.02"])
+    write_run("smoke-seed2-alone", 700, control_recipe(other).model_dump(mode="json"))
+    assert [cell.folder.name for cell in planned(seeds=[0, 1, 2])[:3]] == ["smoke-seed0-alone", "smoke-seed1-alone", "smoke-test_resnet-alone-seed2"]
+    code, out, err = distill("compare", "smoke", "--seeds", "2", *TINY)
+    assert code == 0
+    assert "4 runs, 4 of them finished already" in err
+    assert "smoke is +0.10 points to the same student alone in each of 2 paired seeds" in out
+
+
 def test_begun_cell_is_gone_on_with_and_a_killed_one_is_reported(distill, monkeypatch):
     made, asked = planned(losses=["kd"], seeds=[0]), []
 

@@ -153,10 +153,23 @@ def _written(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _cell(row: Row, seed: int, catalogue: Catalogue) -> Cell:
+    cell = _named(f"{row[0]}-seed{seed}", row, seed, catalogue)
+    if is_alone(cell.recipe) and cell.state == "new" and (found := _trained(cell.recipe)) is not None:
+        return _named(found.name, row, seed, catalogue)
+    return cell
+
+
+def _named(run_name: str, row: Row, seed: int, catalogue: Catalogue) -> Cell:
     name, base, overrides = row
-    words = (*overrides, f"seed={seed}", f"run_name={name}-seed{seed}", "control=false")
+    words = (*overrides, f"seed={seed}", f"run_name={run_name}", "control=false")
     draft = read_draft(base, words)
     return Cell(name, base, words, seed, draft, draft.finish(), tuple(catalogue.plugins))
+
+
+def _trained(recipe: Recipe) -> Path | None:
+    """The student alone that `distill train` has trained beside its own run."""
+    runs = record.finished_runs(Path(recipe.runs_dir))
+    return next((path for path, summary in runs if summary.get("seed") == recipe.seed and "alone" in summary and changes(path, recipe) == []), None)
 
 
 def _slug(name: str) -> str:
