@@ -23,7 +23,8 @@ _FLAGS = ("needs_teacher", "batch_coupled", "needs_labels", "needs_sample_ids", 
 
 def check_construction(loss_class: type[DistillLoss], arguments: Mapping[str, Any]) -> Iterator[str]:
     """The loss can't be made with these arguments, set up for two small networks, or copied, so nothing more was looked at.
-    Usual fix: what the message says; super().__init__(layers=[...]) comes first in __init__; layers are names such as "layer3" and "pooled"."""
+    Usual fix: what the message says; super().__init__(layers=[...]) comes first in __init__; layers are names such as "layer3" and "pooled";
+    modules for several layers stand in a ModuleList, in the layers' order."""
     if not (inspect.isclass(loss_class) and issubclass(loss_class, DistillLoss)):
         yield f"{loss_class!r} is not a subclass of DistillLoss"
         return
@@ -158,7 +159,7 @@ _NETWORKS: dict[str, tuple[Network, Network]] = {
 
 def check_other_networks(subject: Subject) -> Iterator[str]:
     """Two networks of other shapes must be refused by a RecipeError in setup, or work: finite, without a warning such as that of broadcasting.
-    Usual fix: the functions of distill.losses._require in setup; a Projector between maps of different sizes."""
+    Usual fix: in setup, a RecipeError that says what does not fit, after a look at shapes and num_classes; a Projector for maps of other sizes."""
     usual = warnings_of(subject.answer)
     for name, networks in _NETWORKS.items():
         seen: list[str] = []

@@ -83,7 +83,7 @@ def test_the_pages_test_passes():
         test()
 
 
-@pytest.mark.parametrize("name", ["neighbours.py", "as_sure.py", "glimpse.py"])
+@pytest.mark.parametrize("name", ["maps.py", "neighbours.py", "as_sure.py", "glimpse.py"])
 def test_the_other_losses_keep_the_contract(name):
     write(name)
     (loss,) = subclasses(import_plugin(name), DistillLoss)
