@@ -81,15 +81,15 @@ def _test_answers(run: Path) -> tuple[np.ndarray, np.ndarray]:
 def verdict(summary: Mapping[str, Any], difference: PairedDifference) -> str:
     """One sentence: what was gained over the student alone, and whether that is more than noise."""
     student, points = summary["distilled"]["model"], 100 * difference.difference
-    scores = f"{summary['distilled']['test_top1']:.1%} against {summary['alone']['test_top1']:.1%}"
+    scores = f"{summary['distilled']['test_top1']:.2%} against {summary['alone']['test_top1']:.2%}"
     pictures = f"{summary['data']['num_test']:,} test pictures, one seed"
     if difference.p_value > 0.05:
         return (
-            f"The distilled {student} and the same student alone can't be told apart: {scores} ({points:+.1f} points, within noise, "
+            f"The distilled {student} and the same student alone can't be told apart: {scores} ({points:+.2f} points, within noise, "
             f"{p_in_words(difference.p_value)}; {pictures})."
         )
     direction = "better" if points > 0 else "worse"
     return (
-        f"The distilled {student} is {abs(points):.1f} points {direction} than the same student alone: {scores} (95 % interval "
+        f"The distilled {student} is {abs(points):.2f} points {direction} than the same student alone: {scores} (95 % interval "
         f"{100 * difference.low:+.1f} to {100 * difference.high:+.1f}, {p_in_words(difference.p_value)}; {pictures}, so other seeds may differ)."
     )

@@ -56,14 +56,14 @@ def test_equal_students_have_no_difference():
 
 @pytest.mark.parametrize(
     ("gained", "lost", "parts"),
-    [(20, 18, ["can't be told apart", "within noise"]), (60, 20, ["2.0 points better"]), (20, 60, ["2.0 points worse"])],
+    [(20, 18, ["can't be told apart", "within noise"]), (60, 20, ["2.00 points better"]), (20, 60, ["2.00 points worse"])],
 )
 def test_sentence_says_what_the_numbers_say(gained, lost, parts):
     ours, theirs = np.zeros(2000, dtype=bool), np.zeros(2000, dtype=bool)
     ours[:gained] = True
     theirs[gained : gained + lost] = True
     sentence = verdict(SUMMARY, paired_difference(ours, theirs))
-    for part in [*parts, "88.1% against 86.5%", "2,000 test pictures, one seed"]:
+    for part in [*parts, "88.12% against 86.54%", "2,000 test pictures, one seed"]:
         assert part in sentence
 
 
