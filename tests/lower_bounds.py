@@ -69,8 +69,8 @@ def main() -> int:
     wanted = pins(options.extras)
     print("\n".join(wanted), flush=True)
     # --no-compile: bytecode for all of torch takes longer than the tests, which need little of it
-    subprocess.run([python, "-m", "pip", "install", "--no-compile", *wanted], check=True)
-    subprocess.run([python, "-m", "pip", "install", "--no-deps", "hatchling", "-e", "."], cwd=ROOT, check=True)
+    subprocess.run([python, "-m", "pip", "install", "--no-compile", *wanted, "hatchling"], check=True)
+    subprocess.run([python, "-m", "pip", "install", "--no-deps", "-e", "."], cwd=ROOT, check=True)
     subprocess.run([python, "-m", "pip", "check"], check=True)
     return subprocess.run([python, "-m", "pytest", "-n", "0", "-p", "no:cacheprovider", *options.tests], cwd=ROOT, check=False).returncode
 
