@@ -38,7 +38,8 @@ def starting() -> Iterator[Agents]:
             where = f"127.0.0.1:{free.getsockname()[1]}"
         command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d"]
         command += ["--rdzv-endpoint", where, "--rdzv-id", "run", "--local-addr", "127.0.0.1", *options, str(ROOT / "distill" / "run.py")]
-        both = [start(command, *RECIPE, "run_name=run", "--resume", GLOO_SOCKET_IFNAME="lo") for _ in range(2)]
+        environment = {"GLOO_SOCKET_IFNAME": "lo", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}  # docs/machines.md says why
+        both = [start(command, *RECIPE, "run_name=run", "--resume", **environment) for _ in range(2)]
         started.extend(both)
         for agent, core in zip(both, itertools.cycle(sorted(os.sched_getaffinity(0))), strict=False):
             os.sched_setaffinity(agent.pid, {core})  # before it starts its process, which would else have threads for all cores of this machine
