@@ -16,6 +16,7 @@ from torch import Tensor
 from distill.data.erasing import inside_boxes
 
 _WHETHER, _WHICH, _SHARE, _TOP, _LEFT, _PARTNER = 0, 1, 2, 3, 4, 5  # columns of the mixing block
+_LEAST_ALPHA = 1e-12  # all shares are 0 or 1 there; below it scipy's inverse gave NaN up to 1.16
 _ONE = 4096  # fixed-point one of a share: 255 * 4096 < 2**24, so float32 blends exactly
 
 
@@ -31,7 +32,7 @@ class Mixing:
     def decide(self, rows: np.ndarray, size: int) -> MixPlan:
         """rows [N, columns] of the mixing block -> how each picture of this size is mixed with its partner."""
         uses_cutmix = rows[:, _WHICH] < (0.5 if self.mixup else 1.0) * (self.cutmix > 0)
-        alphas = np.where(uses_cutmix, self.cutmix or 1.0, self.mixup or 1.0)
+        alphas = np.maximum(np.where(uses_cutmix, self.cutmix or 1.0, self.mixup or 1.0), _LEAST_ALPHA)
         share = betaincinv(alphas, alphas, rows[:, _SHARE])
         own = np.where(uses_cutmix, 0, np.rint(share * _ONE)).astype(np.int64)
         boxes = np.where(uses_cutmix[:, None], _cut_boxes(share, rows[:, [_TOP, _LEFT]], size), np.array([[0, 0, size, size]]))
